@@ -1,0 +1,1 @@
+"""Fused training kernels, chosen per model instance."""

@@ -1,0 +1,1 @@
+"""The implementations: ``<op>/<impl>.py`` declares the specs and adapters of one implementation of one op."""

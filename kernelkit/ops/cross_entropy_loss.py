@@ -1,0 +1,78 @@
+"""Language-model head and cross-entropy in one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kernelkit.spec import Op, Samples
+
+
+class CrossEntropyLoss(Protocol):
+    """Project hidden states to the vocabulary and take the cross-entropy with the labels.
+
+    logits = hidden @ weight.T + bias, times ``logit_scale``, then softcap * tanh(logits / softcap), in the dtype of the
+    hidden states; the loss is taken of logits.float(), as transformers' ``ForCausalLMLoss`` does. A kernel may keep more
+    precision than that between the steps.
+    """
+
+    def __call__(
+        self,
+        hidden_states: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        *,
+        bias: Tensor | None = None,
+        ignore_index: int = -100,
+        num_items_in_batch: int | Tensor | None = None,
+        softcap: float | None = None,
+        logit_scale: float = 1.0,
+        return_logits: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Cross-entropy of ``labels`` under the head ``weight``, ``bias``.
+
+        Args:
+            hidden_states: [..., H], any floating dtype.
+            weight: [V, H], of the same dtype.
+            labels: [...] int64, already shifted: labels[i] is what hidden_states[i] predicts.
+            bias: [V], or None.
+            ignore_index: label of positions that do not count.
+            num_items_in_batch: divisor of the summed loss (a count over all micro-batches and ranks). None divides by
+                the number of labels that count; where that is zero the loss is nan, as in ``F.cross_entropy``.
+            softcap: Gemma's ``final_logit_softcapping``, or None.
+            logit_scale: factor of the logits (Cohere's ``logit_scale``; the inverse of Granite's ``logits_scaling``).
+            return_logits: the logits must be returned. Otherwise they are where the kernel has them anyway.
+
+        Returns:
+            The loss, float32 scalar, and the logits [..., V] in the dtype of the hidden states, or None.
+        """
+
+
+def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Samples:
+    """Each argument at work once: ignored labels, a count, bias, softcap and scale together, and a batched shape."""
+    cases: tuple[tuple[tuple[int, ...], int, int, bool, dict[str, object]], ...] = (
+        ((6,), 16, 33, False, {}),
+        ((2, 5), 32, 48, True, {}),
+        ((9,), 16, 40, False, {"num_items_in_batch": 23}),
+        ((4,), 16, 24, False, {"num_items_in_batch": torch.tensor(5, device=device)}),
+        ((8,), 16, 48, True, {"softcap": 3.0, "logit_scale": 0.5, "ignore_index": 7}),
+        ((3,), 16, 32, False, {"return_logits": True}),
+    )
+    for shape, hidden, vocabulary, biased, keywords in cases:
+        labels = torch.randint(vocabulary, shape, generator=generator, device=device)
+        labels.view(-1)[::3] = keywords.get("ignore_index", -100)  # type: ignore[call-overload]  # an int, in a dict of objects
+        weight = (torch.randn(vocabulary, hidden, generator=generator, device=device) * hidden**-0.5).to(dtype)
+        bias = torch.randn(vocabulary, generator=generator, device=device).to(dtype) if biased else None
+        states = torch.randn(*shape, hidden, generator=generator, device=device).to(dtype)
+        yield (states, weight, labels), {"bias": bias, **keywords}
+
+
+OP = Op(
+    name="cross_entropy_loss",
+    variants={"standard": "transformers ForCausalLMLoss"},
+    protocol=CrossEntropyLoss,
+    preference=("compile", "liger", "eager"),
+    samples=samples,
+)

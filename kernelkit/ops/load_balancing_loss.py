@@ -1,0 +1,49 @@
+"""The auxiliary loss that spreads tokens over experts."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kernelkit.spec import Op, Samples
+
+
+class LoadBalancingLoss(Protocol):
+    """E * sum_e f_e p_e: the share of choices that fall on an expert times its mean router probability.
+
+    Equations (4) to (6) of Fedus et al., arXiv:2101.03961, over the rows of all layers together. f sums to K.
+    """
+
+    def __call__(
+        self, router_logits: tuple[Tensor, ...], num_experts: int, top_k: int, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """The loss of all layers' routing.
+
+        Args:
+            router_logits: one [T, E] for each layer, before the softmax.
+            num_experts: E.
+            top_k: K, choices for each token.
+            attention_mask: [B, S] with B * S = T; rows where it is 0 do not count.
+
+        Returns:
+            float32 scalar, differentiable through the probabilities alone.
+        """
+
+
+def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Samples:
+    """One layer and several, with padding and without."""
+    for layers, tokens, experts, top_k, padded in ((1, 8, 4, 1, False), (3, 12, 8, 2, True), (2, 6, 5, 3, False)):
+        logits = tuple(torch.randn(tokens, experts, generator=generator, device=device).to(dtype) for _ in range(layers))
+        mask = (torch.arange(tokens, device=device) % 3 > 0).long().view(2, -1) if padded else None
+        yield (logits, experts, top_k), {"attention_mask": mask}
+
+
+OP = Op(
+    name="load_balancing_loss",
+    variants={"standard": "transformers qwen3_moe.load_balancing_loss_func"},
+    protocol=LoadBalancingLoss,
+    preference=("compile", "eager"),
+    samples=samples,
+)

@@ -1,0 +1,70 @@
+"""The experts of a sparse mixture, after routing."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kernelkit.spec import Op, Samples
+
+
+class MoEExperts(Protocol):
+    """Send each token through its top-k experts and add up their weighted outputs (Shazeer et al., arXiv:1701.06538).
+
+    - ``standard``: for expert e, down[e] @ (silu(gate) * up), where gate_up[e] @ x = (gate, up), gate first
+    """
+
+    def __call__(
+        self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor, gate_up_proj: Tensor, down_proj: Tensor
+    ) -> Tensor:
+        """Apply the experts to ``hidden_states`` [T, H].
+
+        Args:
+            hidden_states: [T, H], T may be zero.
+            top_k_index: [T, K] int64, the experts of each token. An index equal to E is a sentinel: that choice adds
+                nothing (expert parallelism marks other ranks' experts so).
+            top_k_weights: [T, K], the weight of each choice; differentiable.
+            gate_up_proj: [E, 2I, H]. An expert may have no token; its gradient is then zero.
+            down_proj: [E, H, I].
+
+        Returns:
+            [T, H], in the dtype of ``hidden_states``.
+        """
+
+
+def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Samples:
+    """Few and many experts, an expert without tokens, all tokens on one expert, sentinels, and no tokens."""
+    for tokens, hidden, width, experts, top_k, crowd in (
+        (7, 32, 16, 4, 2, "spread"),
+        (5, 16, 32, 8, 1, "one"),
+        (9, 32, 16, 4, 4, "sentinel"),
+        (0, 16, 16, 4, 2, "spread"),
+    ):
+        scores = torch.rand(tokens, experts, generator=generator, device=device)
+        weights, index = scores.topk(top_k, dim=-1)
+        if crowd == "one":
+            index = torch.zeros_like(index)
+        elif crowd == "sentinel":
+            index = torch.where(index >= experts // 2, experts, index)
+        yield (
+            (
+                torch.randn(tokens, hidden, generator=generator, device=device).to(dtype),
+                index,
+                weights.to(dtype),
+                (torch.randn(experts, 2 * width, hidden, generator=generator, device=device) * hidden**-0.5).to(dtype),
+                (torch.randn(experts, hidden, width, generator=generator, device=device) * width**-0.5).to(dtype),
+            ),
+            {},
+        )
+
+
+OP = Op(
+    name="moe_experts",
+    variants={"standard": "transformers Qwen3MoeExperts, MixtralExperts"},
+    protocol=MoEExperts,
+    default="torch",
+    preference=("torch", "liger", "eager"),
+    samples=samples,
+)

@@ -1,0 +1,54 @@
+"""The gated activation of a feed-forward block."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kernelkit.spec import Op, Samples
+
+
+class SwiGLUMLP(Protocol):
+    """Gate one projection by the activation of another (Shazeer, arXiv:2002.05202).
+
+    Only the elementwise part: the three linears stay modules, so that LoRA, FSDP and quantised linears keep working.
+
+    - ``silu``: silu(gate) * up
+    - ``gelu_tanh``: gelu(gate, approximate="tanh") * up
+    - ``clamped``: g = min(gate, 7), u = clamp(up, -7, 7); (u + 1) * g * sigmoid(1.702 g)
+    """
+
+    def __call__(self, gate: Tensor, up: Tensor) -> Tensor:
+        """Combine ``gate`` [..., I] and ``up`` [..., I].
+
+        Args:
+            gate: [..., I], any floating dtype, any strides; it may be a view of one tensor together with ``up``.
+            up: [..., I].
+
+        Returns:
+            [..., I], in the dtype of the inputs. Each step rounds to that dtype, as HF's modules do.
+        """
+
+
+def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Samples:
+    """Contiguous projections, the two halves of a fused one, an odd width, and no rows."""
+    for shape in ((2, 5, 64), (3, 33), (1, 1536), (0, 64)):
+        gate, up = (torch.randn(shape, generator=generator, device=device).to(dtype) * 3 for _ in range(2))
+        yield (gate, up), {}
+    fused = torch.randn(4, 128, generator=generator, device=device).to(dtype)
+    yield tuple(fused.chunk(2, dim=-1)), {}
+
+
+OP = Op(
+    name="swiglu_mlp",
+    variants={
+        "silu": "transformers LlamaMLP, Qwen3MLP",
+        "gelu_tanh": "transformers Gemma3MLP",
+        "clamped": "transformers GptOssExperts._apply_gate",
+    },
+    protocol=SwiGLUMLP,
+    preference=("compile", "liger", "eager"),
+    samples=samples,
+)
