@@ -1,0 +1,1 @@
+"""The blocks that every family is put together from."""

@@ -1,0 +1,164 @@
+"""A decoder with a language-model head."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Cache, GenerationMixin, PreTrainedConfig
+from transformers.modeling_outputs import CausalLMOutputWithPast, MoeCausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
+
+from kernelkit.containers.bindings import Binding, Need
+from kernelkit.kernels.cross_entropy_loss.eager import cross_entropy
+from kernelkit.models.layers.decoder import DecoderModel
+from kernelkit.models.layers.head import obstacle_to_fusing
+from kernelkit.models.layers.kernel_module import KernelModule
+from kernelkit.models.layers.pretrained import KernelPreTrainedModel
+
+
+class CausalLM(KernelModule, KernelPreTrainedModel, GenerationMixin):
+    """A decoder and a linear head, trained by next-token cross-entropy, as ``LlamaForCausalLM``."""
+
+    model_class: ClassVar[type[DecoderModel]]
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: PreTrainedConfig, kernels: Any = None) -> None:
+        super().__init__(config, kernels)
+        self.model = self.model_class(self.config, self.kernels)
+        self.vocab_size = self.config.vocab_size
+        self.lm_head = nn.Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
+        self.bind(self.kernels, "cross_entropy_loss")
+        self.post_init()
+'''
+
+    @classmethod
+    def kernel_needs(cls, config: PreTrainedConfig) -> list[Need]:
+        """What the decoder needs, and the loss."""
+        return [*cls.model_class.kernel_needs(config), Need("cross_entropy_loss")]
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        return_logits: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Run the model, and the loss where there are labels.
+
+        Args:
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache: as in the decoder.
+            labels: [B, S], those at -100 do not count; shifted here, so that position i predicts label i + 1.
+            logits_to_keep: compute logits of the last so many positions, or of the positions given; 0 means all.
+            return_logits: with labels, the logits must be returned. By default they must outside training; in training
+                a fused loss leaves them out.
+            **kwargs: ``num_items_in_batch``, ``ignore_index`` and ``shift_labels`` as in ``ForCausalLMLoss``; the rest
+                goes to the decoder.
+
+        Raises:
+            ValueError: as the decoder, and for a loss kernel that was named although the head cannot be fused.
+        """
+        loss_arguments = {name: kwargs.pop(name) for name in _LOSS_ARGUMENTS if name in kwargs}
+        targets = _targets(labels, kwargs.pop("shift_labels", None), loss_arguments.get("ignore_index", -100))
+        outputs = self.model(
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache=use_cache, **kwargs
+        )
+        hidden_states = _keep(outputs.last_hidden_state, logits_to_keep)
+        wants_logits = not self.training if return_logits is None else return_logits
+        loss, logits = self.predict(hidden_states, targets, return_logits=wants_logits, **loss_arguments)
+        return self.output(outputs, loss, logits, attention_mask)
+
+    def predict(
+        self, hidden_states: Tensor, targets: Tensor | None, *, return_logits: bool, **loss_arguments: Any
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The loss of ``targets`` [B, S] under ``hidden_states`` [B, S, H], and the logits; without targets, these alone."""
+        if targets is None:
+            return None, self.lm_head(hidden_states)
+        obstacle = obstacle_to_fusing(self.lm_head)
+        if obstacle is None:
+            weight, bias = self.lm_head.weight, self.lm_head.bias
+            return self.cross_entropy_loss(
+                hidden_states, weight, targets, bias=bias, return_logits=return_logits, **loss_arguments
+            )
+        _allow_unfused(self.bindings["cross_entropy_loss"], obstacle)
+        logits = self.lm_head(hidden_states)
+        return cross_entropy(logits, targets, **loss_arguments), logits
+
+    def output(
+        self, outputs: Any, loss: Tensor | None, logits: Tensor | None, attention_mask: Tensor | None
+    ) -> CausalLMOutputWithPast:
+        """What ``forward`` returns, from the decoder's outputs."""
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class MoeCausalLM(CausalLM):
+    """A causal language model whose router losses are added to the loss, as ``Qwen3MoeForCausalLM``."""
+
+    def __init__(self, config: PreTrainedConfig, kernels: Any = None) -> None:
+        super().__init__(config, kernels)
+        self.bind(self.kernels, "load_balancing_loss")
+
+    @classmethod
+    def kernel_needs(cls, config: PreTrainedConfig) -> list[Need]:
+        """What the decoder needs, and both losses."""
+        return [*super().kernel_needs(config), Need("load_balancing_loss")]
+
+    def output(
+        self, outputs: Any, loss: Tensor | None, logits: Tensor | None, attention_mask: Tensor | None
+    ) -> MoeCausalLMOutputWithPast:
+        """As in the base class, with the load balancing loss where router logits were asked for."""
+        aux_loss = None
+        if outputs.router_logits is not None:
+            config = self.config
+            aux_loss = self.load_balancing_loss(
+                outputs.router_logits, config.num_experts, config.num_experts_per_tok, attention_mask
+            )
+            if loss is not None:
+                loss = loss + config.router_aux_loss_coef * aux_loss.to(loss.device)
+        return MoeCausalLMOutputWithPast(
+            loss=loss,
+            aux_loss=aux_loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            router_logits=outputs.router_logits,
+        )
+
+
+_LOSS_ARGUMENTS = ("num_items_in_batch", "ignore_index")
+
+
+def _targets(labels: Tensor | None, shift_labels: Tensor | None, ignore_index: int) -> Tensor | None:
+    """What each position predicts: the labels moved one to the left, or those that are moved already."""
+    if shift_labels is not None or labels is None:
+        return shift_labels
+    return F.pad(labels, (0, 1), value=ignore_index)[..., 1:]
+
+
+def _keep(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+    positions = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+    return hidden_states[:, positions, :]
+
+
+def _allow_unfused(loss: Binding, obstacle: str) -> None:
+    """Raise where the user named a loss kernel that would have to be left out. Eager's projection is the head's own."""
+    if loss.impl != "eager" and loss.why != "default":
+        raise ValueError(
+            f"cross_entropy_loss: {loss.impl} ({loss.why}) projects to the vocabulary by itself, and {obstacle}. "
+            "Name cross_entropy_loss: eager, or leave the head plain."
+        )

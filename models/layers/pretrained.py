@@ -1,0 +1,129 @@
+"""A transformers ``PreTrainedModel`` that is built with kernels of its own."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import logging
+
+from kernelkit.containers.bindings import Bindings, Need
+from kernelkit.containers.kernel_container import KernelContainer, as_container
+from kernelkit.models.layers.attention import Attention, attention_variant
+from kernelkit.models.layers.moe import Experts, TopKRouter
+
+logger = logging.get_logger(__name__)
+
+GLOBAL_SWITCHES = ("attn_implementation", "experts_implementation", "use_kernels", "kernel_config")
+"""Arguments with which transformers chooses kernels; here ``kernels`` does."""
+
+
+class KernelPreTrainedModel(PreTrainedModel):
+    """Base of the models: binds the kernels, owns its config, and loads and saves as transformers does.
+
+    Args:
+        config: HF config. The model keeps a copy, so that two models never share one.
+        kernels: an OpsConfig, a mapping, the path of a YAML file, a KernelContainer, or None for what stock
+            transformers would use. Bindings come from an enclosing model.
+
+    Raises:
+        ValidationError: where the kernels cannot serve this model.
+    """
+
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = "past_key_values"
+    _supports_sdpa = True
+
+    def __init__(self, config: PreTrainedConfig, kernels: Any = None) -> None:
+        if not isinstance(kernels, Bindings):
+            config = copy.deepcopy(config)
+            bind = kernels if callable(kernels) else as_container(kernels).bind
+            kernels = bind(self.kernel_needs(config), model=type(self).__name__)
+            config._attn_implementation = next(kernels[key].impl for key in kernels if key[0] == "attention")
+        super().__init__(config)
+        self.kernels: Bindings = kernels
+
+    @classmethod
+    def kernel_needs(cls, config: PreTrainedConfig) -> list[Need]:
+        """The kernels that a model of this class with ``config`` asks for."""
+        raise NotImplementedError
+
+    # --- loading ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # narrower: what transformers chooses globally is refused here
+        cls, path: Any, *args: Any, kernels: Any = None, training: bool = True, compiled: bool = False, **kwargs: Any
+    ) -> Self:
+        """Load a checkpoint, as ``PreTrainedModel.from_pretrained``, into a model with its own kernels.
+
+        Args:
+            path: folder or hub name.
+            kernels: as in the constructor.
+            training, compiled: as in :meth:`KernelContainer.from_config`; a container that is given knows them already.
+            *args, **kwargs: as in transformers.
+
+        Raises:
+            ValueError: for transformers' own switches of kernels.
+            ValidationError: where the kernels cannot serve this model.
+        """
+        given = [name for name in GLOBAL_SWITCHES if kwargs.get(name)]
+        if given:
+            raise ValueError(f"{given[0]} is not taken here: say which kernels to use with kernels=OpsConfig(...)")
+        device, dtype = _single_device(kwargs.get("device_map")), _known_dtype(kwargs)
+        container = as_container(kernels, device=device, dtype=dtype, training=training, compiled=compiled)
+        bind = functools.partial(container.bind, device=device, dtype=dtype)
+        return super().from_pretrained(path, *args, kernels=bind, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, Experts):
+            init.normal_(module.gate_up_proj, mean=0.0, std=std)
+            init.normal_(module.down_proj, mean=0.0, std=std)
+        elif isinstance(module, TopKRouter):
+            init.normal_(module.weight, mean=0.0, std=std)
+
+    # --- attention, as transformers speaks of it -------------------------------------------------------------------
+
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str], allow_all_kernels: bool = False) -> None:
+        """Bind another attention kernel in every layer.
+
+        Raises:
+            ValidationError: for an implementation that is unknown or cannot serve this model.
+        """
+        impl = attn_implementation.get("") if isinstance(attn_implementation, dict) else attn_implementation
+        container = KernelContainer.from_config({"attention": impl}, device=self.device, dtype=self.dtype)
+        needs = [need for need in self.kernel_needs(self.config) if need.op == "attention"]
+        kernels = container.bind(needs, model=type(self).__name__)
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.bind(kernels, "attention", attention_variant(module.sliding_window))
+        self.config._attn_implementation = impl
+        logger.info("%s: attention is now %s", type(self).__name__, impl)
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *_: Any, **__: Any) -> str | None:
+        # The container has checked it; transformers would look it up in its global table.
+        return attn_implementation
+
+    @staticmethod
+    def create_masks_for_generate(*, attention_mask: Tensor | None, **_: Any) -> Tensor | None:
+        """Hand the padding mask on: each attention kernel's mask is built in ``forward``."""
+        return attention_mask
+
+
+def _single_device(device_map: Any) -> Any:
+    if isinstance(device_map, dict):
+        return next(iter(device_map.values())) if len(set(device_map.values())) == 1 else None
+    return None if device_map in ("auto", "balanced", "balanced_low_0", "sequential") else device_map
+
+
+def _known_dtype(kwargs: dict[str, Any]) -> Any:
+    dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+    return None if dtype == "auto" else dtype

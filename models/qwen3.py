@@ -1,0 +1,35 @@
+"""Qwen3, dense (Yang et al., arXiv:2505.09388), as ``transformers.Qwen3ForCausalLM``."""
+
+from __future__ import annotations
+
+from transformers import Qwen3Config
+
+from kernelkit.models.layers.attention import Attention
+from kernelkit.models.layers.causal_lm import CausalLM
+from kernelkit.models.layers.decoder import DecoderLayer, DecoderModel
+from kernelkit.models.layers.mlp import GatedMLP
+
+
+class Qwen3DecoderLayer(DecoderLayer):
+    """Attention with normalised queries and keys, sliding where ``layer_types`` says so, and a gated MLP."""
+
+
+class Qwen3Model(DecoderModel):
+    """The decoder."""
+
+    config_class = Qwen3Config
+    _no_split_modules = ("Qwen3DecoderLayer",)
+
+    def make_layer(self, layer_idx: int) -> DecoderLayer:
+        """One decoder layer."""
+        config, kernels, bias = self.config, self.kernels, self.config.attention_bias
+        attention = Attention(config, layer_idx, kernels, qkv_bias=bias, out_bias=bias, qk_norm=True)
+        return Qwen3DecoderLayer(config, kernels, attention, GatedMLP(config, kernels))
+
+
+class Qwen3ForCausalLM(CausalLM):
+    """The decoder with its head."""
+
+    config_class = Qwen3Config
+    model_class = Qwen3Model
+    _no_split_modules = ("Qwen3DecoderLayer",)
