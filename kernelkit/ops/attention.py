@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from kernelkit.spec import Op
+from kernelkit.ops.masks import MaskKind, Visibility, build_mask, document_ids
+from kernelkit.spec import Kernel, Op, Samples
 
 
 class Attention(Protocol):
     """softmax(scaling * q k^T) v over the keys that each query may see (Vaswani et al., arXiv:1706.03762).
 
-    The kernel owns its mask: its trait ``mask`` names the form in which it wants to be told who sees whom, and the model
-    builds that form from a :class:`kernelkit.ops.masks.Visibility`, once for each form and forward pass. Every variant
-    is causal and keeps packed documents apart.
+    The kernel owns its mask: its trait ``mask`` names the form in which it wants to be told who sees whom, and the
+    model builds that form from a :class:`kernelkit.ops.masks.Visibility`, once for each form and forward pass. Every
+    variant is causal and keeps packed documents apart.
 
     - ``causal``: each query sees itself and all earlier keys
     - ``sliding_window``: of those, only the last ``sliding_window``
@@ -40,15 +42,19 @@ class Attention(Protocol):
             query: [B, Hq, Q, D], any strides.
             key: [B, Hkv, K, D], Hq a multiple of Hkv; K counts cached keys.
             value: [B, Hkv, K, Dv].
-            mask: what ``build_mask`` made for this kernel's trait ``mask``. None: plainly causal, and Q = K or Q = 1.
+            mask: what ``build_mask`` made for this kernel's trait ``mask``. What None means depends on that trait, by
+                the table in :mod:`kernelkit.ops.masks`; a kernel raises ValueError where it means nothing.
             scaling: factor of the scores, usually D ** -0.5.
             dropout: probability of dropping an attention weight; 0 outside training.
-            sliding_window: width of the window, for kernels that apply it themselves; the mask holds it already.
+            sliding_window: width of the window, which every form of mask but ``varlen`` holds already.
             softcap: as above, or None.
 
         Returns:
             The output [B, Q, Hq, Dv], and the attention weights [B, Hq, Q, K] where the trait ``weights`` says so, else
-            None. Rows of queries that see no key hold no nan and give no gradient that is not finite.
+            None. Rows of queries that are padding differ between kernels, but they and their gradients are finite.
+
+        Raises:
+            ValueError: for dropout, softcap or a missing mask that the kernel cannot do.
         """
 
 
@@ -62,8 +68,41 @@ class AttentionTraits(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    mask: Literal["none", "bool", "additive", "block", "varlen"]
+    mask: MaskKind
     weights: bool = False
+
+
+def on_visibility(kernel: Kernel, mask: MaskKind) -> Kernel:
+    """``kernel`` with a ``Visibility`` in the place of its mask, so that kernels with any form of mask compare."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, **keywords: Any) -> Any:
+        built = build_mask(mask, visibility, keywords.get("sliding_window"))
+        return kernel(query, key, value, built, **keywords)
+
+    return attend
+
+
+def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Samples:
+    """Calls with a ``Visibility`` as the mask; see :func:`on_visibility`. No query is padding, so all kernels agree.
+
+    A square of one row, grouped heads, packed documents, decoding and a chunk over padded keys, a static buffer.
+    """
+    left = torch.tensor([[False, False, True, True, True, True, True], [True] * 7], device=device)
+    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1], [0, 0, 1, 2, 3, 4, 5, 6, 7]], device=device)
+    cases: tuple[tuple[int, int, int, dict[str, Any]], ...] = (
+        (4, 9, 9, {}),
+        (4, 1, 7, {"q_offset": 6, "padding_mask": left}),
+        (2, 3, 7, {"q_offset": 4, "padding_mask": left}),
+        (1, 9, 9, {"document_ids": document_ids(positions)}),
+        (1, 130, 200, {}),
+    )
+    keywords: dict[str, Any] = {"sliding_window": 3} if variant == "sliding_window" else {}
+    for kv_heads, queries, slots, facts in cases:
+        shapes = ((2, 4, queries, 16), (2, kv_heads, slots, 16), (2, kv_heads, slots, 16))
+        tensors = (torch.randn(shape, generator=generator, device=device).to(dtype) for shape in shapes)
+        visibility = Visibility(2, queries, slots, dtype=dtype, device=device, **facts)
+        softcap = {"softcap": 2.0} if variant == "softcap" else {}
+        yield (*tensors, visibility), {"scaling": 0.25, **keywords, **softcap}
 
 
 OP = Op(
@@ -78,4 +117,5 @@ OP = Op(
     variant_defaults={"softcap": "eager"},
     preference=("flash_attention_3", "flash_attention_2", "sdpa", "flex_attention", "eager"),
     traits=AttentionTraits,
+    samples=samples,
 )

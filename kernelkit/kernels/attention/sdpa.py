@@ -1,0 +1,68 @@
+"""``torch.nn.functional.scaled_dot_product_attention``, called as transformers calls it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernelkit.spec import KernelSpec
+
+MAX_GQA_HEAD_DIM = 256
+"""Wider heads leave SDPA's fused kernels when it is asked to share keys between heads."""
+
+
+def sdpa(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+) -> tuple[Tensor, None]:
+    """See :class:`kernelkit.ops.attention.Attention`; it chooses as transformers' ``sdpa_attention_forward`` does.
+
+    Raises:
+        ValueError: for ``softcap``, which SDPA does not have.
+    """
+    if softcap is not None:
+        raise ValueError("attention: sdpa has no softcap; use eager, flex_attention or flash_attention_2")
+    batch, heads, length, _ = query.shape
+    # SDPA aligns is_causal at the first key; a static cache's slots past the last query would only cost time.
+    is_causal = length > 1 and mask is None
+    if is_causal and key.shape[2] > length:
+        key, value = key[:, :, :length], value[:, :, :length]
+
+    groups = heads // key.shape[1]
+    share = groups > 1 and mask is None and key.shape[-1] == value.shape[-1] <= MAX_GQA_HEAD_DIM
+    if groups > 1 and not share:
+        if length == 1 and not torch.compiler.is_compiling():
+            # With one query, the heads of a group can stand in for queries, and no key is copied.
+            query = query.reshape(batch, -1, groups, query.shape[-1])
+            if mask is not None and mask.shape[1] > 1:
+                mask = mask.reshape(len(mask), -1, groups, mask.shape[-1])
+        else:
+            key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+
+    output = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, scale=scaling, enable_gqa=share
+    )
+    return output.reshape(batch, heads, length, -1).transpose(1, 2).contiguous(), None
+
+
+SPECS = [
+    KernelSpec(
+        op="attention",
+        variant=variant,
+        name="sdpa",
+        factory="kernelkit.kernels.attention.sdpa:sdpa",
+        # On a GPU the backwards of its flash and memory-efficient kernels add up in no fixed order.
+        deterministic=False,
+        traits={"mask": "bool"},
+        description="PyTorch's scaled_dot_product_attention, which picks a fused kernel by itself.",
+    )
+    for variant in ("causal", "sliding_window")
+]
