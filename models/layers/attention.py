@@ -69,9 +69,10 @@ class Attention(KernelModule):
     def rebind(self, binding: Binding) -> Binding:
         """As in the base class; an attention kernel also says which form of mask it reads."""
         if binding.op == "attention":
-            # An override states nothing about itself: it gets the mask that every kernel can read.
-            self.mask_kind = binding.traits.get("mask", "additive")
-            self.returns_weights = binding.traits.get("weights", True)
+            # An override states nothing about itself: it is taken for one like eager.
+            traits = binding.traits or {"mask": "additive", "weights": True}
+            self.mask_kind: str = traits["mask"]
+            self.returns_weights: bool = traits.get("weights", False)
         return super().rebind(binding)
 
     def forward(

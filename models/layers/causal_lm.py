@@ -31,7 +31,6 @@ class CausalLM(KernelModule, KernelPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
         self.bind(self.kernels, "cross_entropy_loss")
         self.post_init()
-'''
 
     @classmethod
     def kernel_needs(cls, config: PreTrainedConfig) -> list[Need]:

@@ -90,6 +90,11 @@ class KernelPreTrainedModel(PreTrainedModel):
         elif isinstance(module, TopKRouter):
             init.normal_(module.weight, mean=0.0, std=std)
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: parameters have transformers' names, so that its conversions of checkpoints (stacked experts) apply."""
+        return False
+
     # --- attention, as transformers speaks of it -------------------------------------------------------------------
 
     def set_attn_implementation(self, attn_implementation: str | dict[str, str], allow_all_kernels: bool = False) -> None:
