@@ -1,0 +1,1 @@
+"""The command ``kernelkit``: one file for each of its subcommands."""

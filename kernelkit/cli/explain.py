@@ -1,0 +1,119 @@
+"""``kernelkit explain``: what an op promises, and what one of its implementations is."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kernelkit.cli.arguments import HardwareName, hardware_of, op_of
+from kernelkit.cli.console import fail, print_table
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from kernelkit.hardware import Hardware
+    from kernelkit.registry import KernelRegistry
+    from kernelkit.spec import KernelSpec, Op
+
+OpName = Annotated[str, typer.Argument(metavar="OP", help="Name of an op: rms_norm.")]
+ImplName = Annotated[str | None, typer.Argument(metavar="[IMPL]", help="Name of one of its implementations: liger.")]
+
+
+def explain(op: OpName, impl: ImplName = None, hardware: HardwareName = None) -> None:
+    """Print the contract of an op, or all about one implementation of it."""
+    from kernelkit.errors import did_you_mean, listing
+    from kernelkit.registry import default_registry
+
+    registry, machine = default_registry(), hardware_of(hardware)
+    found = op_of(registry, op)
+    if impl is None:
+        explain_op(found, registry)
+        return
+    specs = registry.list(op, name=impl)
+    if not specs:
+        impls = registry.impls(op)
+        fail(f"{op} has no implementation {impl!r}.{did_you_mean(impl, impls)} It has: {listing(impls)}.")
+    explain_impl(specs, machine)
+
+
+def explain_op(op: Op, registry: KernelRegistry) -> None:
+    """The contract, the variants with their references, and the implementations."""
+    typer.echo(f"{op.name}\n\n{inspect.cleandoc(op.protocol.__doc__ or '')}\n")
+    call = op.protocol.__call__
+    typer.echo(f"{signature(op.name, call)}\n\n{_indented(inspect.cleandoc(call.__doc__ or ''))}\n")
+    rows = [(variant, reference, op.default_for(variant)) for variant, reference in op.variants.items()]
+    print_table(("variant", "reference", "default"), rows)
+    typer.echo()
+    by_name = {impl: registry.list(op.name, name=impl) for impl in registry.impls(op.name)}
+    impls = [(impl, ", ".join(spec.variant for spec in specs), specs[0].description) for impl, specs in by_name.items()]
+    print_table(("implementation", "variants", "description"), impls)
+
+
+def explain_impl(specs: list[KernelSpec], machine: Hardware) -> None:
+    """What is declared of one implementation in each variant, and its options."""
+    typer.echo(f"{specs[0].op}: {specs[0].name}")
+    for spec in specs:
+        typer.echo()
+        print_table(("variant", spec.variant), facts(spec, machine))
+    typer.echo()
+    options = specs[0].options
+    if options is None:
+        typer.echo("It takes no options.")
+    else:
+        print_table(("option", "type", "default", "description"), option_rows(options))
+
+
+def facts(spec: KernelSpec, machine: Hardware) -> list[tuple[str, str]]:
+    """What the spec says, as rows of name and value."""
+    reason = spec.problem(machine, training=False)
+    needs = [", ".join(spec.hardware.device_types) or "any device"]
+    for bound, capability in (("at least", spec.hardware.min_capability), ("at most", spec.hardware.max_capability)):
+        if capability:
+            needs.append(f"compute capability {bound} {capability[0]}.{capability[1]}")
+    known = {
+        "description": spec.description,
+        f"on {machine.name}": reason or "runs",
+        "needs": ", ".join([*needs, *spec.packages]),
+        "dtypes": ", ".join(spec.dtypes or ()) or "any floating dtype",
+        "limits": ", ".join(f"{name} up to {most}" for name, most in spec.limits.items()),
+        "training": "no backward: for inference only" if spec.inference_only else "yes",
+        "torch.compile": "traceable" if spec.traceable else "not traceable",
+        "deterministic": "yes" if spec.deterministic else "no",
+        "run on its hardware": "yes" if spec.tested else "not yet",
+        "traits": ", ".join(f"{name}={value}" for name, value in spec.traits.items()),
+        "declared at": spec.location,
+    }
+    return [(name, value) for name, value in known.items() if value]
+
+
+def option_rows(options: type[BaseModel]) -> list[tuple[str, ...]]:
+    """Name, type, default and description of each option."""
+    return [
+        (
+            name,
+            getattr(field.annotation, "__name__", None)
+            if isinstance(field.annotation, type)
+            else str(field.annotation),
+            "required" if field.is_required() else repr(field.get_default(call_default_factory=True)),
+            field.description or "",
+        )
+        for name, field in options.model_fields.items()
+    ]
+
+
+def signature(name: str, call: Any) -> str:
+    """A signature with a parameter to the line, the annotations as they are written."""
+    found = inspect.signature(call)
+    lines = []
+    for parameter in list(found.parameters.values())[1:]:
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and "    *," not in lines:
+            lines.append("    *,")
+        default = "" if parameter.default is inspect.Parameter.empty else f" = {parameter.default!r}"
+        lines.append(f"    {parameter.name}: {parameter.annotation}{default},")
+    return "\n".join([f"{name}(", *lines, f") -> {found.return_annotation}"])
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}".rstrip() for line in text.splitlines())
