@@ -1,0 +1,26 @@
+"""In which dtype a step is computed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """``tensor`` in float32, where HF writes ``.float()``.
+
+    float64 stays as it is, so that the eager kernels are their own reference in double precision.
+    """
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def as_in_a_product(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """``tensors`` in the dtype in which ``F.linear`` would multiply them: that of autocast where it is on.
+
+    Kernels that contain a matrix product are opaque to autocast and would otherwise run in the dtype of the weights.
+    """
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(tensor.to(dtype) for tensor in tensors)
