@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kernelkit.containers.device_guard import on_its_device
+from kernelkit.errors import UnknownNameError, listing
+from kernelkit.frozen import FrozenDict
 from kernelkit.registry import default_registry
-from kernelkit.spec import Kernel, KernelSpec, resolve_target
+from kernelkit.spec import Kernel, KernelSpec
+
+Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,10 @@ class Need:
 
     op: str
     variant: str = "standard"
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=FrozenDict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", FrozenDict(self.sizes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +61,14 @@ class Binding:
     @classmethod
     def from_spec(cls, spec: KernelSpec, why: str, options_json: str = "{}") -> Binding:
         """Build the kernel of ``spec`` with the given options."""
-        from kernelkit.containers.device_guard import on_its_device
-
         options = None if spec.options is None else spec.options.model_validate_json(options_json)
         kernel = on_its_device(spec.build(options), spec)
         return cls(spec.op, spec.variant, spec.name, why, kernel, spec, options_json)
+
+    @classmethod
+    def of_override(cls, op: str, variant: str, kernel: Kernel) -> Binding:
+        """Bind ``kernel`` as it is."""
+        return cls(op, variant, getattr(kernel, "__name__", type(kernel).__name__), "override", kernel)
 
     @property
     def named(self) -> bool:
@@ -66,7 +78,7 @@ class Binding:
     @property
     def traits(self) -> Mapping[str, Any]:
         """What the kernel states about itself; empty for an override."""
-        return self.spec.traits if self.spec else {}
+        return self.spec.traits if self.spec else FrozenDict()
 
     def _identity(self) -> tuple[Any, ...]:
         return self.op, self.variant, self.impl, self.options_json, self.kernel if self.spec is None else None
@@ -77,38 +89,57 @@ class Binding:
     def __hash__(self) -> int:
         return hash(self._identity())
 
+    def __copy__(self) -> Binding:
+        return self
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Binding:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.spec is None:
-            return _rebuild_override, (self.op, self.variant, self.impl, _importable(self.kernel, self))
+            self._check_pickles(
+                self.kernel, "the override", "Override it with a function at the top level of a module."
+            )
+            return Binding.of_override, (self.op, self.variant, self.kernel)
         if default_registry().list(*self.spec.key) == [self.spec]:
-            return _rebuild_by_name, (self.spec.key, self.why, self.options_json)
-        if isinstance(self.spec.factory, str):
-            return Binding.from_spec, (self.spec, self.why, self.options_json)
-        raise pickle.PicklingError(
-            f"{self.op}: {self.impl} ({self.variant}) cannot be pickled: its spec is not in the default registry and its "
-            "factory is an object. Give the factory as 'module:attribute'."
-        )
+            return _rebuild_by_name, (self.spec.key, self.why, self.options_json, _home(self.kernel, self.spec))
+        self._check_pickles(self.spec, "its spec", "Give its factory as 'module:attribute'.")
+        return Binding.from_spec, (self.spec, self.why, self.options_json)
+
+    def _check_pickles(self, thing: Any, what: str, hint: str) -> None:
+        try:
+            pickle.dumps(thing)
+        except (
+            Exception
+        ) as error:  # pickle raises PicklingError, AttributeError, TypeError and what a __reduce__ raises
+            raise pickle.PicklingError(
+                f"{self.op}: {self.impl} ({self.variant}) cannot be pickled, because {what} cannot: {error}. {hint}"
+            ) from error
 
 
 class Bindings(Mapping[tuple[str, str], Binding]):
-    """The kernels of one model instance by (op, variant); immutable, picklable, equal by value."""
+    """The kernels of one model instance by (op, variant); immutable, hashable, picklable, equal by value."""
 
     __slots__ = ("_bindings",)
 
-    def __init__(self, bindings: tuple[Binding, ...]) -> None:
-        self._bindings = {(binding.op, binding.variant): binding for binding in bindings}
+    def __init__(self, bindings: Iterable[Binding]) -> None:
+        self._bindings = FrozenDict({(binding.op, binding.variant): binding for binding in bindings})
 
     def __getitem__(self, key: tuple[str, str]) -> Binding:
-        return self._bindings[key]
+        try:
+            return self._bindings[key]
+        except KeyError:
+            having = listing(f"{op} ({variant})" for op, variant in self)
+            raise UnknownNameError(f"no kernel is bound for {key!r}; bound are: {having}") from None
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._bindings)
 
     def __len__(self) -> int:
         return len(self._bindings)
+
+    def __hash__(self) -> int:
+        return hash(self._bindings)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Bindings, (tuple(self._bindings.values()),)
@@ -117,23 +148,18 @@ class Bindings(Mapping[tuple[str, str], Binding]):
         return f"Bindings({', '.join(f'{op}.{variant}: {self[op, variant].impl}' for op, variant in self)})"
 
 
-def _rebuild_by_name(key: tuple[str, str, str], why: str, options_json: str) -> Binding:
-    return Binding.from_spec(default_registry().get(*key), why, options_json)
-
-
-def _rebuild_override(op: str, variant: str, impl: str, target: str) -> Binding:
-    return Binding(op, variant, impl, "override", resolve_target(target))
-
-
-def _importable(kernel: Kernel, binding: Binding) -> str:
-    """``"module:attribute"`` of ``kernel``; a PicklingError where that name does not lead back to it."""
-    target = f"{kernel.__module__}:{getattr(kernel, '__qualname__', '')}"
+def _rebuild_by_name(key: Key, why: str, options_json: str, home: str) -> Binding:
+    registry = default_registry()
     try:
-        if resolve_target(target) is kernel:
-            return target
-    except (ImportError, AttributeError, ValueError):
-        pass
-    raise pickle.PicklingError(
-        f"the override of {binding.op} ({binding.variant}) cannot be pickled: {kernel!r} is not a function at the top "
-        "level of a module."
-    )
+        if not registry.list(*key):
+            importlib.import_module(home)  # what @register_kernel decorates there is registered by that
+        return Binding.from_spec(registry.get(*key), why, options_json)
+    except (ImportError, UnknownNameError) as error:
+        raise pickle.UnpicklingError(
+            f"{key[0]}: {key[2]} ({key[1]}) is not registered here: {error} Import what registers it before loading."
+        ) from error
+
+
+def _home(kernel: Kernel, spec: KernelSpec) -> str:
+    """The module whose import may register the kernel."""
+    return spec.factory.partition(":")[0] if isinstance(spec.factory, str) else kernel.__module__

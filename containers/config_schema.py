@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel, GetJsonSchemaHandler
+
 from kernelkit.containers.choice import AUTO
 from kernelkit.containers.presets import PRESETS
 from kernelkit.registry import KernelRegistry
 
+Schema = dict[str, Any]
 
-def ops_schema(registry: KernelRegistry, *, title: str, description: str) -> dict[str, Any]:
+
+def ops_schema(registry: KernelRegistry, handler: GetJsonSchemaHandler, *, title: str, description: str) -> Schema:
     """A schema that accepts every op of ``registry`` with its implementations and their options, and no other key."""
     settings = {
         "preset": {"enum": [*PRESETS, None], "default": None, "description": "A bundle of implementations."},
@@ -23,24 +27,30 @@ def ops_schema(registry: KernelRegistry, *, title: str, description: str) -> dic
         "title": title,
         "description": description,
         "type": "object",
-        "properties": {**settings, **{op: _op_schema(op, registry) for op in registry.ops}},
+        "properties": {**settings, **{op: _op_schema(op, registry, handler) for op in registry.ops}},
         "additionalProperties": False,
     }
 
 
-def _op_schema(op: str, registry: KernelRegistry) -> dict[str, Any]:
-    impls = registry.impls(op)
-    forms: list[dict[str, Any]] = [{"enum": [*impls, AUTO]}]
-    return {"description": registry.op(op).description, "anyOf": forms + [_impl_schema(op, impl, registry) for impl in impls]}
+def _op_schema(op: str, registry: KernelRegistry, handler: GetJsonSchemaHandler) -> Schema:
+    names: list[str] = []
+    mappings: list[Schema] = [_mapping(AUTO, None, "", handler)]
+    for impl in registry.impls(op):
+        spec = registry.list(op, name=impl)[0]
+        mappings.append(_mapping(impl, spec.options, spec.description, handler))
+        # A name alone leaves every option at its default, which some may not have.
+        if spec.options is None or not any(field.is_required() for field in spec.options.model_fields.values()):
+            names.append(impl)
+    return {"description": registry.op(op).description, "anyOf": [{"enum": [*names, AUTO]}, *mappings]}
 
 
-def _impl_schema(op: str, impl: str, registry: KernelRegistry) -> dict[str, Any]:
-    options = registry.list(op, name=impl)[0].options
-    known = {} if options is None else options.model_json_schema()
-    schema = {
+def _mapping(impl: str, options: type[BaseModel] | None, description: str, handler: GetJsonSchemaHandler) -> Schema:
+    # Through the handler, models inside the options end up among the definitions of the whole schema.
+    known = {} if options is None else handler.resolve_ref_schema(handler(options.__pydantic_core_schema__))
+    return {
         "type": "object",
+        "description": description,
         "properties": {"impl": {"const": impl}, **known.get("properties", {})},
         "required": ["impl", *known.get("required", [])],
         "additionalProperties": False,
     }
-    return schema | {"$defs": known["$defs"]} if "$defs" in known else schema

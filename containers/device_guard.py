@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -13,19 +14,27 @@ from kernelkit.spec import Kernel, KernelSpec
 
 def on_its_device(kernel: Kernel, spec: KernelSpec) -> Kernel:
     """``kernel`` with a check of its first tensor's device; as it is where the spec says that any device will do."""
-    # meta tensors compute nothing and pass everywhere.
-    allowed = frozenset({*spec.hardware.device_types, "meta"})
     if not spec.hardware.device_types:
         return kernel
+    # meta tensors compute nothing and pass everywhere.
+    allowed = frozenset({*spec.hardware.device_types, "meta"})
 
     @functools.wraps(kernel)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
-        if device not in allowed:
+        tensor = _first_tensor((*args, *kwargs.values()))
+        if tensor is not None and tensor.device.type not in allowed:
             raise KernelDeviceError(
                 f"{spec.op}: {spec.name} runs on {' or '.join(spec.hardware.device_types)} and was given tensors on "
-                f"{device}. Build the model for the device it runs on, or name another implementation."
+                f"{tensor.device.type}. Build the model for the device it runs on, or name another implementation."
             )
         return kernel(*args, **kwargs)
 
     return guarded
+
+
+def _first_tensor(values: Iterable[Any]) -> Tensor | None:
+    for value in values:
+        found = _first_tensor(value) if isinstance(value, (tuple, list)) else value
+        if isinstance(found, Tensor):
+            return found
+    return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NoReturn, Self
 
@@ -11,11 +12,19 @@ from dependency_injector import containers, providers
 
 from kernelkit.containers.bindings import Binding, Bindings, Need
 from kernelkit.containers.ops_config import OpsConfig
-from kernelkit.containers.resolution import Conditions, Refusal, early_problems, resolve, unused_problems
-from kernelkit.errors import Problem, did_you_mean, listing, validation_error
+from kernelkit.containers.resolution import (
+    Conditions,
+    Refusal,
+    early_problems,
+    resolve,
+    unregistered_problem,
+    unused_problems,
+    wish_for,
+)
+from kernelkit.errors import Problem, UnknownNameError, unknown, validation_error
 from kernelkit.hardware import Hardware
 from kernelkit.registry import KernelRegistry, default_registry
-from kernelkit.spec import Kernel
+from kernelkit.spec import Kernel, dtype_name
 
 
 class KernelContainer(containers.DynamicContainer):
@@ -55,30 +64,32 @@ class KernelContainer(containers.DynamicContainer):
 
         Raises:
             ValidationError: for mistakes in ``ops``, and for named kernels that cannot run there.
+            RuntimeError: for a device that this machine does not have.
+            ValueError: for a dtype that torch does not have.
         """
         catalogue = (registry if registry is not None else default_registry()).copy()
-        config = OpsConfig.load(ops, registry=registry)
-        conditions = Conditions(hardware or Hardware.detect(device), training, compiled, dtype_name(dtype))
+        config = OpsConfig.load(ops, registry=catalogue)
+        dtype = None if dtype is None else dtype_name(dtype)
+        conditions = Conditions(hardware or Hardware.detect(device), training, compiled, dtype)
         problems = list(early_problems(config, catalogue, conditions))
         if problems:
-            raise config.locate(validation_error("KernelContainer", problems))
+            raise config.locate(validation_error(cls.__name__, problems))
         container = cls()
         # A provider that is shared would keep every container alive that refers to it: each gets its own.
         container.config = providers.Object(config)
         container.registry = providers.Object(catalogue)
         container.conditions = providers.Object(conditions)
-        for name, op in catalogue.ops.items():
+        for op in catalogue.ops.values():
             for variant in op.variants:
-                provider = providers.ThreadSafeSingleton(
-                    resolve, config=container.config, registry=container.registry
-                )
-                container.set_provider(_provider_name(name, variant), provider)
+                provider = providers.ThreadSafeSingleton(resolve, config=container.config, registry=container.registry)
+                container.set_provider(_provider_name(op.name, variant), provider)
         return container
 
     @property
     def hardware(self) -> Hardware:
         """The device that kernels are resolved for."""
-        return self.conditions().hardware
+        conditions: Conditions = self.conditions()
+        return conditions.hardware
 
     def override(self, op: str, kernel: Kernel, variant: str | None = None) -> None:  # type: ignore[override]  # an op's kernel is what one overrides here
         """Bind ``kernel`` for ``op`` in models built from this container from now on.
@@ -89,34 +100,34 @@ class KernelContainer(containers.DynamicContainer):
             variant: the variant to replace; all of them unless given.
 
         Raises:
-            KeyError: for an op or variant that the registry does not have.
+            UnknownNameError: for an op or variant that the registry does not have.
+            TypeError: for a kernel that cannot be called.
         """
+        if not callable(kernel):
+            raise TypeError(f"the override of {op} must be callable, and {kernel!r} is not")
         variants = self.registry().op(op).variants
         if variant is not None and variant not in variants:
-            raise KeyError(
-                f"{op} has no variant {variant!r}.{did_you_mean(variant, variants)} It has: {listing(variants)}."
-            )
+            raise UnknownNameError(unknown("variant", variant, variants, of=op))
         for name in variants if variant is None else (variant,):
-            impl = getattr(kernel, "__name__", type(kernel).__name__)
-            binding = Binding(op, name, impl, "override", kernel)
-            getattr(self, _provider_name(op, name)).override(providers.Object(binding))
+            self._provider(op, name).override(providers.Object(kernel))
 
     def bind(self, needs: Iterable[Need], *, model: str, device: Any = None, dtype: Any = None) -> Bindings:
         """The kernels that ``model`` needs, each resolved once for this container.
 
         Args:
-            needs: what the model asks for.
+            needs: what the model asks for; of one kernel several times, in the largest of its sizes.
             model: its name, for errors.
             device: where it will live, if that is known better than when the container was made.
             dtype: its dtype, likewise.
 
         Raises:
             ValidationError: for a variant that a named implementation lacks, a kernel that cannot run or be loaded, and
-                a named op that the model does not have.
+                a named or overridden op that the model does not have.
         """
-        needs = list(needs)
+        needs = _merged(needs)
         conditions = self._conditions_at(device, dtype)
-        bindings, problems = [], list(unused_problems(self.config(), needs, model))
+        bindings: list[Binding] = []
+        problems = list(unused_problems(self.config(), self._idle_overrides(needs), needs, model))
         for need in needs:
             try:
                 bindings.append(self._binding(need, conditions))
@@ -124,29 +135,53 @@ class KernelContainer(containers.DynamicContainer):
                 problems.append(refusal.problem)
         if problems:
             raise self.config().locate(validation_error(model, problems))
-        return Bindings(tuple(bindings))
+        return Bindings(bindings)
 
     def _binding(self, need: Need, conditions: Conditions) -> Binding:
-        provider = getattr(self, _provider_name(need.op, need.variant))
-        if provider.overridden:
-            return provider()
-        binding = provider(need, conditions)
+        problem = unregistered_problem(need, self.registry())
+        if problem is not None:
+            raise Refusal(problem)
+        provider = self._provider(need.op, need.variant)
+        if _is_overridden(provider):
+            return Binding.of_override(need.op, need.variant, provider())
+        binding: Binding = provider(need, conditions)
         # The provider may have served another model before, of other sizes or dtype.
-        reason = conditions.problem(binding.spec, need)
+        reason = conditions.problem(binding.spec, need) if binding.spec else None
         if reason is not None:
             message = f"{need.op}: {binding.impl} ({binding.why}) {reason}. Give this model a container of its own."
-            raise Refusal(Problem((need.op,), "unavailable_kernel", message, binding.impl))
+            loc = wish_for(need.op, need.variant, self.config(), self.registry()).loc
+            raise Refusal(Problem(loc, "unavailable_kernel", message, binding.impl))
         return binding
 
+    def _idle_overrides(self, needs: list[Need]) -> Iterator[str]:
+        """Ops of which variants are overridden, but none that is needed."""
+        needed = {(need.op, need.variant) for need in needs}
+        for op in self.registry().ops.values():
+            keys = [(op.name, variant) for variant in op.variants]
+            overridden = {key for key in keys if _is_overridden(self._provider(*key))}
+            if overridden and not overridden & needed:
+                yield op.name
+
     def _conditions_at(self, device: Any, dtype: Any) -> Conditions:
-        known = self.conditions()
+        known: Conditions = self.conditions()
         if device is not None and torch.device(device).type not in (known.hardware.device_type, "meta"):
             known = replace(known, hardware=Hardware.detect(device))
-        return replace(known, dtype=dtype_name(dtype) or known.dtype)
+        return known if dtype is None else replace(known, dtype=dtype_name(dtype))
+
+    def _provider(self, op: str, variant: str) -> providers.Provider[Any]:
+        return self.providers[_provider_name(op, variant)]
+
+    def __repr__(self) -> str:
+        return f"<KernelContainer of {self.config()!r} on {self.hardware}>"
 
     def __reduce__(self) -> NoReturn:
         # A pickled container loads, and then hands out providers instead of kernels.
         raise TypeError("a KernelContainer does not pickle; pickle its OpsConfig, or the model that was built from it")
+
+    def __deepcopy__(self, memo: Any = None) -> NoReturn:
+        raise TypeError("a KernelContainer is not copied; make another with from_config, from the same OpsConfig")
+
+    __copy__ = __deepcopy__
 
 
 def as_container(kernels: Any, **settings: Any) -> KernelContainer:
@@ -154,9 +189,17 @@ def as_container(kernels: Any, **settings: Any) -> KernelContainer:
     return kernels if isinstance(kernels, KernelContainer) else KernelContainer.from_config(kernels, **settings)
 
 
-def dtype_name(dtype: Any) -> str | None:
-    """``"bfloat16"`` for ``torch.bfloat16`` or itself; None for None."""
-    return None if dtype is None else str(dtype).removeprefix("torch.")
+def _merged(needs: Iterable[Need]) -> list[Need]:
+    """One need for each (op, variant), of the largest sizes asked for."""
+    sizes: dict[tuple[str, str], Counter[str]] = {}
+    for need in needs:
+        key = need.op, need.variant
+        sizes[key] = sizes.get(key, Counter()) | Counter(need.sizes)
+    return [Need(op, variant, largest) for (op, variant), largest in sizes.items()]
+
+
+def _is_overridden(provider: providers.Provider[Any]) -> bool:
+    return provider.last_overriding is not None
 
 
 def _provider_name(op: str, variant: str) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from kernelkit.caller import warn_user
 from kernelkit.containers.bindings import Binding, Need
 from kernelkit.containers.choice import AUTO
 from kernelkit.containers.ops_config import OpsConfig
-from kernelkit.errors import Problem, listing
+from kernelkit.containers.presets import preset_member
+from kernelkit.errors import Loc, Problem, UnusedOpWarning, listing, unknown
 from kernelkit.hardware import Hardware
 from kernelkit.registry import KernelRegistry
 from kernelkit.spec import KernelSpec
@@ -35,8 +36,8 @@ class Conditions:
         """Why ``spec`` cannot serve here, or None."""
         reason = spec.problem(self.hardware, training=self.training, compiled=self.compiled, dtype=self.dtype)
         if reason is None and need is not None:
-            over = [name for name, most in spec.limits.items() if need.sizes.get(name, 0) > most]
-            reason = ", ".join(f"takes a {name} up to {spec.limits[name]}, not {need.sizes[name]}" for name in over)
+            over = [(name, most) for name, most in spec.limits.items() if need.sizes.get(name, 0) > most]
+            reason = " and ".join(f"takes a {name} up to {most}, not {need.sizes[name]}" for name, most in over)
         return reason or None
 
 
@@ -56,12 +57,12 @@ class Wish:
         impl: the implementation, or ``auto``.
         why: who says so.
         loc: where the user wrote it, for errors.
-        options_json: options of the kernel.
+        options_json: options of the kernel, as JSON.
     """
 
     impl: str
     why: str
-    loc: tuple[str, ...]
+    loc: Loc
     options_json: str = "{}"
 
 
@@ -69,9 +70,10 @@ def wish_for(op: str, variant: str, config: OpsConfig, registry: KernelRegistry)
     """The named implementation of ``op``, else the preset's, else stock transformers' own."""
     choice = config.choices.get(op)
     if choice is not None:
-        return Wish(choice.impl, "named", (choice.key or op,), choice.options_json)
-    if op in config.preset_members:
-        return Wish(config.preset_members[op], f"preset {config.preset}", ("preset", op))
+        return Wish(choice.impl, "named", (choice.key,), choice.canonical_options)
+    member = preset_member(config.preset, op)
+    if member is not None:
+        return Wish(member, f"preset {config.preset}", ("preset", op))
     return Wish(registry.op(op).default_for(variant), "default", (op,))
 
 
@@ -95,16 +97,20 @@ def resolve(need: Need, conditions: Conditions, config: OpsConfig, registry: Ker
 
 def _as_wished(need: Need, wish: Wish, conditions: Conditions, registry: KernelRegistry) -> KernelSpec:
     subject = f"{need.op}: {wish.impl} ({wish.why})"
-    found = registry.list(need.op, need.variant, wish.impl)
-    if not found:
-        having = listing(spec.variant for spec in registry.list(need.op, name=wish.impl))
-        reason, kind = f"has no variant {need.variant!r}, which the model needs; it has: {having}", "missing_variant"
+    specs = {spec.variant: spec for spec in registry.list(need.op, name=wish.impl)}
+    if not specs:  # of a preset or an op's default; what the user names is checked when the config is read
+        kind, reason = "unknown_impl", "does not exist in this registry"
+    elif need.variant not in specs:
+        kind, reason = (
+            "missing_variant",
+            f"has no variant {need.variant!r}, which the model needs, only {listing(specs)}",
+        )
     else:
-        reason, kind = conditions.problem(found[0], need), "unavailable_kernel"
-    if reason is not None:
+        kind, reason = "unavailable_kernel", conditions.problem(specs[need.variant], need) or ""
+    if reason:
         message = f"{subject} {reason}. {_alternatives(need, conditions, registry)}"
         raise Refusal(Problem(wish.loc, kind, message, wish.impl))
-    return found[0]
+    return specs[need.variant]
 
 
 def _first_that_runs(
@@ -112,45 +118,71 @@ def _first_that_runs(
 ) -> tuple[KernelSpec, str]:
     """The first in the op's order of preference that can run here, and what speaks against those before it."""
     order = [*registry.op(need.op).preference, *sorted(registry.impls(need.op, need.variant))]
-    against = []
+    against: list[str] = []
     for name in dict.fromkeys(order):
         for spec in registry.list(need.op, need.variant, name):
-            reason = conditions.problem(spec, need)
+            reason = conditions.problem(spec, need) or _needs_options(spec)
             if reason is None:
                 passed = f"; passed over: {'; '.join(against)}" if against else ""
                 return spec, f"auto: first of the op's order of preference that runs here{passed}"
             against.append(f"{name} {reason}")
-    message = f"{need.op}: auto finds no implementation of {need.variant!r} that runs here: {listing(against)}"
+    message = (
+        f"{need.op}: auto finds no implementation of {need.variant!r} that runs here: {'; '.join(against) or 'none'}"
+    )
     raise Refusal(Problem(wish.loc, "unavailable_kernel", message, wish.impl))
+
+
+def _needs_options(spec: KernelSpec) -> str | None:
+    fields = spec.options.model_fields if spec.options else {}
+    required = [name for name, field in fields.items() if field.is_required()]
+    return f"needs to be told {listing(required)}" if required else None
 
 
 def early_problems(config: OpsConfig, registry: KernelRegistry, conditions: Conditions) -> Iterator[Problem]:
     """What is wrong with the named choices before any model is known: those that can run in none of their variants."""
     for op, choice in config.choices.items():
         specs = registry.list(op, name=choice.impl)
-        if choice.impl == AUTO or any(conditions.problem(spec) is None for spec in specs):
+        reasons = [conditions.problem(spec) for spec in specs]
+        if choice.impl == AUTO or None in reasons:
             continue
         alternatives = _alternatives(Need(op, specs[0].variant), conditions, registry)
-        message = f"{op}: {choice.impl} {conditions.problem(specs[0])}. {alternatives}"
-        yield Problem((choice.key or op,), "unavailable_kernel", message, choice.impl)
+        message = f"{op}: {choice.impl} (named) {reasons[0]}. {alternatives}"
+        yield Problem((choice.key,), "unavailable_kernel", message, choice.impl)
 
 
-def unused_problems(config: OpsConfig, needs: Iterable[Need], model: str) -> Iterator[Problem]:
-    """The named ops that ``model`` does not have; warnings instead where the config allows them."""
+def unregistered_problem(need: Need, registry: KernelRegistry) -> Problem | None:
+    """What is wrong with a need for an op or variant that the registry does not have."""
+    if need.op not in registry.ops:
+        return Problem((need.op,), "unknown_op", f"the model needs an {unknown('op', need.op, registry.ops)}", need.op)
+    variants = registry.op(need.op).variants
+    if need.variant not in variants:
+        message = f"the model needs an {unknown('variant', need.variant, variants, of=need.op)}"
+        return Problem((need.op,), "unknown_variant", message, need.variant)
+    return None
+
+
+def unused_problems(
+    config: OpsConfig, overridden: Iterable[str], needs: Iterable[Need], model: str
+) -> Iterator[Problem]:
+    """The named and overridden ops that ``model`` does not have; warnings instead where the config allows them.
+
+    Args:
+        config: the names.
+        overridden: ops of which an override would serve nothing.
+        needs: what the model has.
+        model: its name.
+    """
     present = dict.fromkeys(need.op for need in needs)
-    for op, choice in config.choices.items():
-        if op in present:
-            continue
-        message = f"{model} has no op {op!r}; it has: {listing(present)}"
+    named = {op: choice.key for op, choice in config.choices.items() if op not in present}
+    for op, key in (named | {op: op for op in overridden if op not in named}).items():
+        message = f"{model} has no use for {op!r}; it has: {listing(present)}"
         if config.allow_unused:
-            warnings.warn(message, UserWarning, stacklevel=2)
+            warn_user(config.place(key) + message, UnusedOpWarning)
         else:
             hint = ". Set allow_unused: true to share one config between models."
-            yield Problem((choice.key or op,), "unused_op", message + hint, choice.impl)
+            yield Problem((key,), "unused_op", message + hint, op)
 
 
 def _alternatives(need: Need, conditions: Conditions, registry: KernelRegistry) -> str:
-    serving = [
-        spec.name for spec in registry.list(need.op, need.variant) if conditions.problem(spec, need) is None
-    ]
+    serving = [spec.name for spec in registry.list(need.op, need.variant) if conditions.problem(spec, need) is None]
     return f"Available on {conditions.hardware.name} for {need.op} ({need.variant}): {listing(serving)}."

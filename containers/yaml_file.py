@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from kernelkit.errors import Problem, validation_error
+from kernelkit.errors import Loc, Problem, problems_in, validation_error
 
-Loc = tuple[str | int, ...]
+Place = tuple[int, int]
+"""Line and column, from 1."""
+
+MOST_NODES = 10_000
+"""A file with more than this, aliases followed, is refused: nested aliases grow a few lines to any size."""
+
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 @dataclass(frozen=True)
@@ -22,98 +28,137 @@ class YamlFile:
     Attributes:
         path: the file.
         data: its content.
-        places: (line, column), from 1, of the key or item at each loc.
+        places: the place of the key or item at each loc.
+        duplicates: a problem, already located, for each key that a mapping gives twice.
     """
 
     path: Path
     data: dict[str, Any]
-    places: dict[Loc, tuple[int, int]]
+    places: dict[Loc, Place]
+    duplicates: tuple[Problem, ...]
 
     @classmethod
     def read(cls, path: str | Path, title: str) -> YamlFile:
-        """Read ``path``, whose top level must be a mapping without duplicated keys.
+        """Read ``path``, whose top level must be a mapping.
 
         Raises:
-            ValidationError: headed by ``title``, for anything that is wrong with the file itself.
+            ValidationError: headed by ``title``, where there is nothing to read or it is no mapping.
         """
         path = Path(path)
+        places = _Places()
         try:
-            node, data = _parse(path.read_text(encoding="utf-8"))
+            # With utf-8-sig a byte order mark, as Windows editors write it, is no part of the first key.
+            data = _parse(path.read_text(encoding="utf-8-sig"), places)
         except OSError as error:
             raise _refusal(title, path, f"cannot be read: {error.strerror}") from None
         except UnicodeDecodeError as error:
             raise _refusal(title, path, f"is not UTF-8 text: {error.reason} at byte {error.start}") from None
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            place = (mark.line + 1, mark.column + 1) if mark else None
-            reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
-            raise _refusal(title, path, f"is not YAML: {reason}", place) from None
-        except (ValueError, RecursionError) as error:
-            raise _refusal(title, path, f"is not YAML: {error}") from None
-        if node is None:
+        except yaml.MarkedYAMLError as error:
+            reason = ", ".join(part for part in (error.context, error.problem) if part)
+            mark = error.problem_mark or error.context_mark
+            raise _refusal(title, path, f"is not YAML: {reason}", _place(mark) if mark else None) from None
+        except RecursionError:
+            raise _refusal(title, path, "is nested too deeply") from None
+        except Exception as error:  # PyYAML's constructors raise KeyError, IndexError and more for a bad scalar
+            reason, _, _ = str(error).partition("\n")
+            raise _refusal(title, path, f"cannot be read as YAML: {reason}") from None
+        if data is None:
             raise _refusal(title, path, "is empty; a mapping of op names to implementations is wanted")
         if not isinstance(data, dict):
-            raise _refusal(title, path, f"is a {type(data).__name__}, not a mapping", _place(node))
-        places: dict[Loc, tuple[int, int]] = {}
-        duplicates = [_duplicate(path, loc, first, again) for loc, first, again in _walk(node, (), places, set())]
-        if duplicates:
-            raise validation_error(title, duplicates)
-        return cls(path, data, places)
+            raise _refusal(title, path, f"holds {type(data).__name__}, not a mapping of op names to implementations")
+        duplicates = (_at(path, again, problem) for again, problem in places.duplicates)
+        return cls(path, data, places.known, tuple(duplicates))
+
+    def place(self, key: str) -> str:
+        """``"file:line:column: "`` of a key at the top."""
+        return _prefix(self.path, self.places.get((key,)))
+
+    def located(self, problem: Problem) -> Problem:
+        """``problem`` led by ``file:line:column`` of the key that it is about."""
+        # A problem may lie deeper than the file goes: a missing key belongs to the mapping that lacks it.
+        depths = range(len(problem.loc), 0, -1)
+        loc = next((problem.loc[:depth] for depth in depths if problem.loc[:depth] in self.places), ())
+        return _at(self.path, self.places.get(loc), problem)
 
     def locate(self, error: ValidationError) -> ValidationError:
-        """``error`` again, each line of it led by ``file:line:column`` of the key that it is about."""
-        problems = []
-        for line in error.errors(include_url=False):
-            loc = line["loc"]
-            # An error may point deeper than the file goes: a missing key belongs to the mapping that lacks it.
-            known = next((loc[:depth] for depth in range(len(loc), 0, -1) if loc[:depth] in self.places), None)
-            problems.append(_at(self.path, self.places.get(known or ()), Problem(loc, line["type"], line["msg"], line["input"])))
-        return validation_error(error.title, problems)
+        """``error`` again, every line of it located, from the top of the file to its end."""
+        return error_in_file(error.title, map(self.located, problems_in(error)))
 
 
-def _parse(text: str) -> tuple[yaml.Node | None, Any]:
+def error_in_file(title: str, located: Iterable[Problem]) -> ValidationError:
+    """Problems that are located, from the top of the file to its end, as one error."""
+    return validation_error(title, sorted(located, key=lambda problem: problem.context["line"]))
+
+
+@dataclass
+class _Places:
+    """Where everything is in a YAML document, found by walking its nodes once."""
+
+    known: dict[Loc, Place] = field(default_factory=dict)
+    duplicates: list[tuple[Place, Problem]] = field(default_factory=list)
+    visited: int = 0
+
+    def walk(self, node: yaml.Node, loc: Loc = (), above: tuple[yaml.Node, ...] = ()) -> None:
+        self.visited += 1
+        if node in above:
+            raise yaml.MarkedYAMLError(problem="an alias stands for what contains it", problem_mark=node.start_mark)
+        if self.visited > MOST_NODES:
+            raise yaml.MarkedYAMLError(problem=f"more than {MOST_NODES} values", problem_mark=node.start_mark)
+        if isinstance(node, yaml.MappingNode):
+            self._walk_mapping(node, loc, (*above, node))
+        elif isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                self.known.setdefault((*loc, index), _place(item.start_mark))
+                self.walk(item, (*loc, index), (*above, node))
+
+    def _walk_mapping(self, node: yaml.MappingNode, loc: Loc, above: tuple[yaml.Node, ...]) -> None:
+        first: dict[str, Place] = {}
+        merged: list[yaml.Node] = []
+        for key, value in node.value:
+            if key.tag == _MERGE:
+                merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
+                continue
+            if isinstance(key, yaml.ScalarNode):
+                # Names are text: YAML would read the keys `on` and `1` as a bool and a number.
+                key.tag = "tag:yaml.org,2002:str"
+                below, place = (*loc, key.value), _place(key.start_mark)
+                if first.setdefault(key.value, place) != place:
+                    message = f"the key {key.value!r} is given twice, first in line {first[key.value][0]}; keep one"
+                    self.duplicates.append((place, Problem(below, "duplicate_key", message)))
+                self.known.setdefault(below, place)
+                self.walk(value, below, above)
+        # Last, and never in the place of what is known: a mapping's own keys win over those that it merges in.
+        for source in merged:
+            self.walk(source, loc, above)
+
+
+def _parse(text: str, places: _Places) -> Any:
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
-        return node, None if node is None else loader.construct_document(node)
+        if node is None:
+            return None
+        # Before construction, which writes merged keys into the nodes.
+        places.walk(node)
+        return loader.construct_document(node)
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]  # not in the stubs
+        loader.dispose()
 
 
-def _walk(
-    node: yaml.Node, loc: Loc, places: dict[Loc, tuple[int, int]], seen: set[int]
-) -> Iterator[tuple[Loc, tuple[int, int], tuple[int, int]]]:
-    """Note the place of everything below ``node``; yield each duplicated key with its first and second place."""
-    if id(node) in seen:  # an alias: its content is at the anchor, and may hold the alias itself
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            below = (*loc, key.value if isinstance(key, yaml.ScalarNode) else str(key.value))
-            if below in places and key.tag != "tag:yaml.org,2002:merge":
-                yield below, places[below], _place(key)
-            places[below] = _place(key)
-            yield from _walk(value, below, places, seen)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            places[(*loc, index)] = _place(item)
-            yield from _walk(item, (*loc, index), places, seen)
+def _place(mark: yaml.Mark) -> Place:
+    return mark.line + 1, mark.column + 1
 
 
-def _place(node: yaml.Node) -> tuple[int, int]:
-    return node.start_mark.line + 1, node.start_mark.column + 1
-
-
-def _duplicate(path: Path, loc: Loc, first: tuple[int, int], again: tuple[int, int]) -> Problem:
-    message = f"the key {loc[-1]!r} is given twice, first in line {first[0]}; keep one"
-    return _at(path, again, Problem(loc, "duplicate_key", message))
-
-
-def _at(path: Path, place: tuple[int, int] | None, problem: Problem) -> Problem:
+def _at(path: Path, place: Place | None, problem: Problem) -> Problem:
     line, column = place or (1, 1)
-    context = {"file": str(path), "line": line, "column": column}
-    return Problem(problem.loc, problem.type, f"{path}:{line}:{column}: {problem.message}", problem.input, context)
+    context = {**problem.context, "file": str(path), "line": line, "column": column}
+    return replace(problem, message=_prefix(path, place) + problem.message, context=context)
 
 
-def _refusal(title: str, path: Path, reason: str, place: tuple[int, int] | None = None) -> ValidationError:
+def _prefix(path: Path, place: Place | None) -> str:
+    line, column = place or (1, 1)
+    return f"{path}:{line}:{column}: "
+
+
+def _refusal(title: str, path: Path, reason: str, place: Place | None = None) -> ValidationError:
     return validation_error(title, [_at(path, place, Problem((), "yaml_file", f"the file {reason}", str(path)))])

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import sys
-from importlib import metadata
-from typing import Any
+from typing import Annotated, Any, Self
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from kernelkit.errors import did_you_mean, listing
+from kernelkit.errors import unknown
+from kernelkit.frozen import FrozenDict
+from kernelkit.packages import installed_packages
 
 Capability = tuple[int, int]
 """An NVIDIA compute capability, (major, minor): (9, 0) is Hopper."""
 
+DeviceType = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]*$")]
+"""Torch's word for a kind of device, without an index: ``cuda``, not ``cuda:1``."""
+
 
 class Hardware(BaseModel):
-    """The device that a model will live on, as a value: detected, or named, so that a laptop can check a cluster's config.
+    """The device that a model will live on, as a value: detected, or named to check a cluster's config on a laptop.
 
     Attributes:
         device_type: torch's word for it: ``cpu``, ``cuda`` (NVIDIA and AMD), ``npu``, ``xpu``, ``mps``.
@@ -31,10 +30,10 @@ class Hardware(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    device_type: str
+    device_type: DeviceType
     name: str
     capability: Capability | None = None
-    packages: dict[str, str] | None = Field(default=None, repr=False)
+    packages: Annotated[dict[str, str], AfterValidator(FrozenDict)] | None = Field(default=None, repr=False)
 
     @classmethod
     def detect(cls, device: Any = None) -> Hardware:
@@ -42,12 +41,16 @@ class Hardware(BaseModel):
 
         Args:
             device: anything ``torch.device`` takes, or None. ``meta`` counts as None: it computes nothing.
+
+        Raises:
+            RuntimeError: for a device that this machine does not have.
         """
         import torch
 
         found = torch.device(device) if device is not None else None
         if found is None or found.type == "meta":
             found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        _check_present(found)
         packages = installed_packages()
         if found.type == "cuda":
             properties = torch.cuda.get_device_properties(found)
@@ -57,21 +60,22 @@ class Hardware(BaseModel):
 
     @classmethod
     def named(cls, name: str) -> Hardware:
-        """A machine by its common name.
+        """A machine by its common name, in upper or lower case.
 
         Raises:
             ValueError: for a name that is not in the table; the message lists those that are.
         """
-        try:
-            device_type, capability = _NAMED[name.lower()]
-        except KeyError:
-            raise ValueError(
-                f"unknown hardware {name!r}.{did_you_mean(name, _NAMED)} Known: {listing(_NAMED)}."
-            ) from None
-        return cls(device_type=device_type, name=name.lower(), capability=capability)
+        key = name.lower()
+        if key not in _NAMED:
+            raise ValueError(unknown("hardware", name, _NAMED))
+        device_type, capability = _NAMED[key]
+        return cls(device_type=device_type, name=key, capability=capability)
 
     def __str__(self) -> str:
-        return f"{self.name} (compute capability {_dotted(self.capability)})" if self.capability else self.name
+        facts = [] if self.name == self.device_type else [self.device_type]
+        if self.capability:
+            facts.append(f"compute capability {_dotted(self.capability)}")
+        return f"{self.name} ({', '.join(facts)})" if facts else self.name
 
 
 _NAMED: dict[str, tuple[str, Capability | None]] = {
@@ -97,9 +101,17 @@ class HardwareRequirement(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    device_type: str | tuple[str, ...] = "any"
+    device_type: DeviceType | Annotated[tuple[DeviceType, ...], Field(min_length=1)] = "any"
     min_capability: Capability | None = None
     max_capability: Capability | None = None
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Self:
+        if isinstance(self.device_type, tuple) and "any" in self.device_type:
+            raise ValueError("'any' stands alone, not among other device types")
+        if self.min_capability and self.max_capability and self.min_capability > self.max_capability:
+            raise ValueError(f"min_capability {self.min_capability} is above max_capability {self.max_capability}")
+        return self
 
     @property
     def device_types(self) -> tuple[str, ...]:
@@ -110,49 +122,32 @@ class HardwareRequirement(BaseModel):
 
     def problem(self, hardware: Hardware) -> str | None:
         """Why ``hardware`` does not meet this requirement, or None where it does."""
+        least, most, actual = self.min_capability, self.max_capability, hardware.capability
         if self.device_types and hardware.device_type not in self.device_types:
-            return f"needs device type {' or '.join(self.device_types)}, and {hardware} is {hardware.device_type}"
-        bounded = self.min_capability or self.max_capability
-        if bounded and hardware.capability is None:
-            return f"needs an NVIDIA GPU, and {hardware} is none"
-        if self.min_capability and hardware.capability < self.min_capability:  # type: ignore[operator]  # None is ruled out above
-            return f"needs compute capability {_dotted(self.min_capability)} or higher, and this is {hardware}"
-        if self.max_capability and hardware.capability > self.max_capability:  # type: ignore[operator]  # as above
-            return f"needs compute capability {_dotted(self.max_capability)} or lower, and this is {hardware}"
+            return f"runs on {' or '.join(self.device_types)}, not on {hardware}"
+        if actual is None:
+            return f"needs an NVIDIA GPU, not {hardware}" if least or most else None
+        if least and actual < least:
+            return f"needs compute capability {_dotted(least)} or higher, not {hardware}"
+        if most and actual > most:
+            return f"needs compute capability {_dotted(most)} or lower, not {hardware}"
         return None
 
 
-def package_problem(requirement: str, hardware: Hardware) -> str | None:
-    """Why the package ``requirement`` (``"liger-kernel>=0.8"``) is not met on ``hardware``, or None."""
-    if hardware.packages is None:
-        return None
-    wanted = Requirement(requirement)
-    version = hardware.packages.get(canonicalize_name(wanted.name))
-    install = f"pip install '{requirement}'"
-    if version is None:
-        return f"needs the package {wanted.name}, which is not installed: {install}"
-    if not wanted.specifier.contains(version, prereleases=True):
-        return f"needs {requirement}, and {wanted.name} {version} is installed: {install}"
-    return None
+def _check_present(device: Any) -> None:
+    import torch
+
+    try:
+        module = torch.get_device_module(device)
+        count = module.device_count() if getattr(module, "is_available", lambda: True)() else 0
+    except RuntimeError:  # torch knows the word, and nothing provides the device
+        count = 0
+    if (device.index or 0) >= count:
+        raise RuntimeError(
+            f"this machine has no device {str(device)!r}. To check a config for another machine, give its hardware "
+            "by name: Hardware.named('h100')."
+        )
 
 
-def installed_packages() -> dict[str, str]:
-    """Every distribution that this Python can import, by canonical name, with its version."""
-    # Installing or removing a package changes its folder's time, so a package added while we run is seen.
-    folders = tuple((path, os.stat(path).st_mtime_ns) for path in sys.path if os.path.isdir(path))
-    return dict(_installed(folders))
-
-
-@functools.lru_cache(maxsize=1)
-def _installed(folders: tuple[tuple[str, int], ...]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for distribution in metadata.distributions():
-        name = distribution.metadata["Name"]
-        # The first on sys.path is the one that an import finds; a half-removed package has no name.
-        if name:
-            found.setdefault(canonicalize_name(name), distribution.version)
-    return found
-
-
-def _dotted(capability: Capability | None) -> str:
-    return ".".join(map(str, capability)) if capability else "-"
+def _dotted(capability: Capability) -> str:
+    return ".".join(map(str, capability))

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
+import keyword
 import threading
-from collections.abc import Callable, Iterator
-from importlib import metadata
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from kernelkit.errors import KernelRegistrationError, did_you_mean, listing
-from kernelkit.spec import Kernel, KernelSpec, Op, caller_location
+from pydantic import BaseModel, ValidationError
 
-ENTRY_POINTS = "kernelkit.kernels"
-"""Entry-point group of plug-ins. Each names a callable that takes the registry and registers into it."""
+from kernelkit import discovery
+from kernelkit.caller import caller_location
+from kernelkit.errors import KernelRegistrationError, UnknownNameError, problems_in, unknown
+from kernelkit.frozen import FrozenDict
+from kernelkit.spec import Kernel, KernelSpec, Op
 
-RESERVED = frozenset({"preset", "allow_unused", "overrides", "verify", "ops"})
-"""Keys of a config that are not ops, now or in a planned version."""
+RESERVED = frozenset(
+    {"preset", "allow_unused", "overrides", "verify", "ops"}
+    | {"load", "from_yaml", "to_yaml", "choices", "locate", "place"}
+)
+"""Names that no op can have: keys of a config, now or in a planned version, and what else an OpsConfig has."""
 
 F = TypeVar("F", bound=Kernel)
+Specs = list[KernelSpec]
 
 
 class KernelRegistry:
@@ -30,177 +34,160 @@ class KernelRegistry:
     """
 
     def __init__(self) -> None:
-        self._ops: dict[str, tuple[Op, str]] = {}
+        self._ops: dict[str, Op] = {}
         self._specs: dict[tuple[str, str, str], KernelSpec] = {}
         self._broken_plugins: dict[str, str] = {}
         self._lock = threading.RLock()
-
-    # --- writing ---------------------------------------------------------------------------------------------------
 
     def register_op(self, op: Op, *, replace: bool = False) -> Op:
         """Add an op.
 
         Raises:
-            KernelRegistrationError: for a reserved name, or a name that is taken unless ``replace=True``.
+            KernelRegistrationError: for a name that cannot be an op's or is taken, unless ``replace=True``; and where
+                kernels that are registered do not fit the op that takes the old one's place.
         """
-        location = caller_location()
+        _check_op(op)
         with self._lock:
-            if op.name in RESERVED or not op.name.isidentifier():
-                raise KernelRegistrationError(f"{op.name!r} cannot name an op: it is reserved or not an identifier")
             if op.name in self._ops and not replace:
-                raise KernelRegistrationError(
-                    f"op {op.name!r} is registered twice: at {self._ops[op.name][1]} and at {location}. "
-                    "To take its place on purpose, pass replace=True."
-                )
-            self._ops[op.name] = (op, location)
+                raise _twice(f"op {op.name!r}", self._ops[op.name].location, op.location)
+            for spec in self.list(op.name):
+                self._fitted(spec, op)
+            self._ops[op.name] = op
         return op
 
     def register(self, spec: KernelSpec, *, replace: bool = False) -> KernelSpec:
         """Add a kernel.
+
+        Returns:
+            The spec as it is kept: with the defaults of the op's traits filled in.
 
         Raises:
             KernelRegistrationError: for an op or variant that is not registered, traits that the op's contract does not
                 accept, or a (op, variant, name) that is taken unless ``replace=True``.
         """
         with self._lock:
-            self._check(spec)
-            known = self._specs.get(spec.key)
-            if known is not None and not replace:
-                raise KernelRegistrationError(
-                    f"{_path(spec)} is registered twice: at {known.location} and at {spec.location}. "
-                    "To take its place on purpose, pass replace=True."
-                )
+            if spec.op not in self._ops:
+                raise _faulty(spec, unknown("op", spec.op, self._ops))
+            spec = self._fitted(spec, self._ops[spec.op])
+            if spec.key in self._specs and not replace:
+                raise _twice(_path(spec), self._specs[spec.key].location, spec.location)
+            for other in self.list(spec.op, name=spec.name):
+                if other.variant != spec.variant and other.options is not spec.options:
+                    theirs = f"{_path(other)} at {other.location}"
+                    raise _faulty(spec, f"its options model differs from that of {theirs}; variants share one")
             self._specs[spec.key] = spec
         return spec
 
-    def _check(self, spec: KernelSpec) -> None:
-        if spec.op not in self._ops:
-            raise KernelRegistrationError(
-                f"{_path(spec)} at {spec.location}: unknown op {spec.op!r}.{did_you_mean(spec.op, self._ops)} "
-                f"Known ops: {listing(self._ops)}."
-            )
-        op = self.op(spec.op)
+    def _fitted(self, spec: KernelSpec, op: Op) -> KernelSpec:
         if spec.variant not in op.variants:
-            raise KernelRegistrationError(
-                f"{_path(spec)} at {spec.location}: op {op.name!r} has no variant {spec.variant!r}."
-                f"{did_you_mean(spec.variant, op.variants)} Its variants: {listing(op.variants)}."
-            )
-        if op.traits is not None:
-            try:
-                op.traits.model_validate(dict(spec.traits))
-            except ValueError as error:
-                raise KernelRegistrationError(f"{_path(spec)} at {spec.location}: traits: {error}") from None
-        siblings = [other for other in self.list(spec.op, name=spec.name) if other.variant != spec.variant]
-        if any(other.options is not spec.options for other in siblings):
-            raise KernelRegistrationError(
-                f"{_path(spec)} at {spec.location}: its options model differs from that of {_path(siblings[0])} at "
-                f"{siblings[0].location}. One impl has one options model for all variants of an op."
-            )
-
-    # --- reading ---------------------------------------------------------------------------------------------------
+            raise _faulty(spec, unknown("variant", spec.variant, op.variants, of=op.name))
+        if op.traits is None:
+            if spec.traits:
+                raise _faulty(spec, f"op {op.name!r} asks for no traits")
+            return spec
+        try:
+            traits = op.traits.model_validate(dict(spec.traits))
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, each.loc))}: {each.message}" for each in problems_in(error))
+            raise _faulty(spec, f"traits: {faults}") from None
+        return spec.model_copy(update={"traits": FrozenDict(traits.model_dump())})
 
     @property
     def ops(self) -> dict[str, Op]:
         """The ops by name, in order of registration."""
         with self._lock:
-            return {name: op for name, (op, _) in self._ops.items()}
+            return dict(self._ops)
 
     @property
     def broken_plugins(self) -> dict[str, str]:
         """Plug-ins that failed to load, by entry point, each with the reason."""
-        return dict(self._broken_plugins)
+        with self._lock:
+            return dict(self._broken_plugins)
 
     def op(self, name: str) -> Op:
         """The op of that name.
 
         Raises:
-            KeyError: with the nearest and all known names.
+            UnknownNameError: with the nearest and all known names.
         """
         try:
-            return self._ops[name][0]
+            return self._ops[name]
         except KeyError:
-            raise KeyError(
-                f"unknown op {name!r}.{did_you_mean(name, self._ops)} Known ops: {listing(self._ops)}."
-            ) from None
+            raise UnknownNameError(unknown("op", name, self.ops)) from None
 
     def get(self, op: str, variant: str, name: str) -> KernelSpec:
         """The spec of one kernel.
 
         Raises:
-            KeyError: with the impls that this variant has.
+            UnknownNameError: with the ops, the op's variants, or the implementations that this variant has.
         """
-        spec = self._specs.get((op, variant, name))
-        if spec is None:
-            impls = [known.name for known in self.list(op, variant)]
-            raise KeyError(
-                f"{op} ({variant}) has no implementation {name!r}.{did_you_mean(name, impls)} It has: {listing(impls)}."
-            )
-        return spec
-
-    def list(self, op: str | None = None, variant: str | None = None, name: str | None = None) -> list[KernelSpec]:
-        """The specs that match every argument given, in order of registration."""
-        with self._lock:
-            wanted = (op, variant, name)
-            return [
-                spec
-                for key, spec in self._specs.items()
-                if all(want in (None, part) for want, part in zip(wanted, key, strict=True))
-            ]
+        variants = self.op(op).variants
+        if variant not in variants:
+            raise UnknownNameError(unknown("variant", variant, variants, of=op))
+        try:
+            return self._specs[op, variant, name]
+        except KeyError:
+            valid = self.impls(op, variant)
+            raise UnknownNameError(unknown("implementation", name, valid, of=f"{op} ({variant})")) from None
 
     def impls(self, op: str, variant: str | None = None) -> list[str]:
         """Names of the implementations of an op, or of one variant of it, each once."""
-        return list(dict.fromkeys(spec.name for spec in self.list(op, variant)))
+        return [*dict.fromkeys(spec.name for spec in self.list(op, variant))]
+
+    def list(self, op: str | None = None, variant: str | None = None, name: str | None = None) -> Specs:
+        """The specs that match every argument given, in order of registration."""
+        wanted = (op, variant, name)
+        with self._lock:
+            specs = [*self._specs.values()]
+        return [s for s in specs if all(want in (None, have) for want, have in zip(wanted, s.key, strict=True))]
 
     def copy(self) -> KernelRegistry:
         """A registry with the same entries, independent from now on."""
         twin = KernelRegistry()
         with self._lock:
-            twin._ops, twin._specs = dict(self._ops), dict(self._specs)
-            twin._broken_plugins = dict(self._broken_plugins)
+            twin._take_over(self)
         return twin
+
+    def _take_over(self, other: KernelRegistry) -> None:
+        self._ops, self._specs = dict(other._ops), dict(other._specs)
+        self._broken_plugins = dict(other._broken_plugins)
+
+    def attempt(self, name: str, fill: Callable[[KernelRegistry], Any]) -> None:
+        """Let the plug-in ``name`` register with ``fill``. If that fails, nothing of it stays but the reason.
+
+        The reason is kept in :attr:`broken_plugins`.
+        """
+        with self._lock:
+            before = self.copy()
+            try:
+                fill(self)
+            except (Exception, SystemExit) as error:  # whatever a stranger's import raises, all others must go on
+                self._take_over(before)
+                self._broken_plugins[name] = f"{type(error).__name__}: {error}"
 
     def __repr__(self) -> str:
         return f"<KernelRegistry: {len(self._ops)} ops, {len(self._specs)} kernels>"
 
-    # --- filling ---------------------------------------------------------------------------------------------------
 
-    def load_builtins(self) -> None:
-        """Add kernelkit's own ops and kernels, found by looking through its folders."""
-        for module in _modules("kernelkit.ops"):
-            if hasattr(module, "OP"):
-                self.register_op(module.OP)
-        for op in self.ops:
-            for module in _modules(f"kernelkit.kernels.{op}"):
-                for spec in module.SPECS:
-                    self.register(spec)
-
-    def load_plugins(self) -> None:
-        """Call every plug-in's entry point. One that fails is noted with its reason, and adds nothing."""
-        for entry in metadata.entry_points(group=ENTRY_POINTS):
-            draft = self.copy()
-            try:
-                entry.load()(draft)
-            except Exception as error:  # whatever a stranger's import raises, the other kernels must keep working
-                self._broken_plugins[f"{entry.name} ({entry.value})"] = f"{type(error).__name__}: {error}"
-            else:
-                self._ops, self._specs = draft._ops, draft._specs
-
-
-@functools.cache
-def _default_registry() -> KernelRegistry:
-    registry = KernelRegistry()
-    registry.load_builtins()
-    registry.load_plugins()
-    return registry
-
-
-_filling = threading.Lock()
+_default: list[KernelRegistry] = []
+_filling = threading.RLock()
 
 
 def default_registry() -> KernelRegistry:
     """The registry that is used where none is given: built-ins, plug-ins, and what ``@register_kernel`` added."""
     with _filling:
-        return _default_registry()
+        if not _default:
+            registry = KernelRegistry()
+            for op in discovery.builtin_ops():
+                registry.register_op(op)
+            for name in registry.ops:
+                for spec in discovery.builtin_specs(name):
+                    registry.register(spec)
+            # Before the plug-ins: they may use @register_kernel while they are imported, which comes back here.
+            _default.append(registry)
+            for plugin, fill in discovery.plugins():
+                registry.attempt(plugin, fill)
+        return _default[0]
 
 
 def register_kernel(
@@ -218,18 +205,17 @@ def register_kernel(
         op, name, variant: as in :class:`KernelSpec`.
         registry: where to register it.
         replace: take the place of a kernel of the same op, variant and name.
-        **fields: further fields of the spec.
+        **fields: further fields of the spec. With ``options``, the decorated function takes an instance of them and
+            returns the kernel.
 
     Returns:
         A decorator that returns the function unchanged.
     """
+    fields.setdefault("location", caller_location(__name__))
 
     def decorate(kernel: F) -> F:
-        code = kernel.__code__  # type: ignore[attr-defined]  # a decorated function has code
-        fields.setdefault("location", f"{code.co_filename}:{code.co_firstlineno}")
-        # A name that can be imported lets bindings pickle; a closure is held as it is.
-        importable = "<" not in kernel.__qualname__ and kernel.__module__ != "__main__"
-        factory = f"{kernel.__module__}:{kernel.__qualname__}" if importable else lambda: kernel
+        # Held itself and not by name: what the name leads to once the module is imported may be something else.
+        factory = kernel if fields.get("options") is not None else functools.partial(_itself, kernel)
         spec = KernelSpec(op=op, variant=variant, name=name, factory=factory, **fields)
         (registry if registry is not None else default_registry()).register(spec, replace=replace)
         return kernel
@@ -237,12 +223,31 @@ def register_kernel(
     return decorate
 
 
-def _modules(package: str) -> Iterator[Any]:
-    """The modules of a package but its jit bodies (``x_kernels``), which need triton to be imported."""
-    for found in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        if not found.name.endswith("_kernels"):
-            yield importlib.import_module(f"{package}.{found.name}")
+def _itself(kernel: F) -> F:
+    return kernel
+
+
+def _check_op(op: Op) -> None:
+    taken = op.name in RESERVED or hasattr(BaseModel, op.name) or op.name.endswith("_implementation")
+    if taken or not op.name.isidentifier() or keyword.iskeyword(op.name) or "__" in op.name or op.name[0] == "_":
+        raise KernelRegistrationError(
+            f"{op.name!r} at {op.location} cannot name an op: it is reserved, or not a plain identifier"
+        )
+    if not op.variants or not op.variants.keys() >= op.variant_defaults.keys():
+        raise KernelRegistrationError(
+            f"op {op.name!r} at {op.location} needs at least one variant, and variant_defaults for those alone"
+        )
 
 
 def _path(spec: KernelSpec) -> str:
     return f"{spec.op}.{spec.variant}.{spec.name}"
+
+
+def _faulty(spec: KernelSpec, reason: str) -> KernelRegistrationError:
+    return KernelRegistrationError(f"{_path(spec)} at {spec.location}: {reason}")
+
+
+def _twice(what: str, first: str, second: str) -> KernelRegistrationError:
+    return KernelRegistrationError(
+        f"{what} is registered twice: at {first} and at {second}. To take its place on purpose, pass replace=True."
+    )

@@ -1,23 +1,30 @@
-"""The two kinds of entry in a registry: an op, which is mathematics, and a kernel spec, which is one way to compute it."""
+"""The two kinds of entry in a registry: an op, which is mathematics; a kernel spec, which is one way to compute it."""
 
 from __future__ import annotations
 
 import importlib
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from packaging.requirements import InvalidRequirement, Requirement
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
-from kernelkit.hardware import Hardware, HardwareRequirement, package_problem
+from kernelkit.caller import caller_location
+from kernelkit.frozen import FrozenDict
+from kernelkit.hardware import Hardware, HardwareRequirement
+from kernelkit.packages import package_problem
 
 Kernel = Callable[..., Any]
 """What a module calls. Its signature is that of the op's protocol."""
 
 Samples = Iterator[tuple[tuple[Any, ...], dict[str, Any]]]
 """Calls to judge a kernel by: positional and keyword arguments."""
+
+
+def _declared_at() -> str:
+    return caller_location(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,16 +40,22 @@ class Op:
         preference: impls in the order in which ``auto`` tries them. Those not listed come last, by name.
         traits: a pydantic model of further facts that each kernel of this op must state about itself.
         samples: ``samples(variant, dtype, device, generator)`` yields calls to judge a kernel by.
+        location: file and line of the declaration; filled in by itself.
     """
 
     name: str
     variants: Mapping[str, str]
     protocol: type
     default: str = "eager"
-    variant_defaults: Mapping[str, str] = field(default_factory=dict)
+    variant_defaults: Mapping[str, str] = field(default_factory=FrozenDict)
     preference: tuple[str, ...] = ()
     traits: type[BaseModel] | None = None
     samples: Callable[..., Samples] | None = None
+    location: str = field(default_factory=_declared_at, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("variants", "variant_defaults"):
+            object.__setattr__(self, name, FrozenDict(getattr(self, name)))
 
     @property
     def description(self) -> str:
@@ -73,7 +86,7 @@ class KernelSpec(BaseModel):
         inference_only: it has no backward.
         traceable: ``torch.compile(fullgraph=True)`` can trace a call to it.
         deterministic: the same inputs give the same bits, backward included.
-        options: pydantic model of what a config may set for this kernel, or None.
+        options: pydantic model of what a config may set for this kernel, or None. It forbids extra keys.
         traits: what the op's contract asks each kernel to state, such as the kind of attention mask it reads.
         tested: False where it was written for hardware that nobody has run it on.
         description: one line for ``kernelkit explain``.
@@ -85,24 +98,20 @@ class KernelSpec(BaseModel):
     op: str
     variant: str
     name: str
-    factory: str | Callable[..., Kernel]
+    factory: str | Callable[..., Any]
     hardware: HardwareRequirement = HardwareRequirement()
     packages: tuple[str, ...] = ()
     probe: str | Callable[[Hardware], str | None] | None = None
     dtypes: tuple[str, ...] | None = None
-    limits: dict[str, int] = Field(default_factory=dict)
+    limits: Annotated[dict[str, PositiveInt], AfterValidator(FrozenDict)] = FrozenDict()
     inference_only: bool = False
     traceable: bool = True
     deterministic: bool = True
     options: type[BaseModel] | None = None
-    traits: dict[str, Any] = Field(default_factory=dict)
+    traits: Annotated[dict[str, Any], AfterValidator(FrozenDict)] = FrozenDict()
     tested: bool = True
     description: str = ""
-    location: str = Field(default="", repr=False)
-
-    def __init__(self, **fields: Any) -> None:
-        fields.setdefault("location", caller_location())
-        super().__init__(**fields)
+    location: str = Field(default_factory=_declared_at, repr=False)
 
     @field_validator("name")
     @classmethod
@@ -118,6 +127,31 @@ class KernelSpec(BaseModel):
             raise ValueError(f"{target!r} is not of the form 'module:attribute'")
         return target
 
+    @field_validator("packages")
+    @classmethod
+    def _are_requirements(cls, packages: tuple[str, ...]) -> tuple[str, ...]:
+        for package in packages:
+            try:
+                Requirement(package)
+            except InvalidRequirement as error:
+                reason = str(error).partition("\n")[0]
+                raise ValueError(f"{package!r} is not a requirement such as 'triton>=3.6': {reason}") from None
+        return packages
+
+    @field_validator("dtypes")
+    @classmethod
+    def _are_dtypes(cls, dtypes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if dtypes is None else tuple(dtype_name(dtype) for dtype in dtypes)
+
+    @field_validator("options")
+    @classmethod
+    def _forbids_unknown_options(cls, options: type[BaseModel] | None) -> type[BaseModel] | None:
+        if options is not None and options.model_config.get("extra") != "forbid":
+            raise ValueError(f"{options.__name__} must set model_config = ConfigDict(extra='forbid')")
+        if options is not None and "impl" in options.model_fields:
+            raise ValueError(f"{options.__name__} cannot have a field 'impl': a config writes the implementation there")
+        return options
+
     @property
     def key(self) -> tuple[str, str, str]:
         """(op, variant, name), which is unique in a registry."""
@@ -130,21 +164,29 @@ class KernelSpec(BaseModel):
 
         Args:
             hardware: the device that the model will live on.
-            training: whether gradients will be asked of it.
-            compiled: whether the model will be traced by ``torch.compile``.
+            training: whether gradients will be asked for.
+            compiled: whether ``torch.compile`` will trace the model.
             dtype: name of the model's dtype, where it is known.
         """
-        reason = self.hardware.problem(hardware)
-        for requirement in self.packages:
-            reason = reason or package_problem(requirement, hardware)
-        if reason is None and self.probe is not None and hardware.packages is not None:
-            reason = resolve_target(self.probe)(hardware)
-        if reason is None and training and self.inference_only:
-            reason = "is for inference only and has no backward; the container is built with training=True"
-        if reason is None and compiled and not self.traceable:
-            reason = "cannot be traced by torch.compile; the container is built with compiled=True"
-        if reason is None and dtype is not None and self.dtypes is not None and dtype not in self.dtypes:
-            reason = f"takes {' or '.join(self.dtypes)}, and the model is {dtype}"
+        if reason := self.hardware.problem(hardware):
+            return reason
+        if missing := [why for package in self.packages if (why := package_problem(package, hardware.packages))]:
+            return " and ".join(missing)
+        if training and self.inference_only:
+            return "is for inference only: it has no backward, and the container is built with training=True"
+        if compiled and not self.traceable:
+            return "cannot be traced by torch.compile, and the container is built with compiled=True"
+        if dtype is not None and self.dtypes is not None and dtype not in self.dtypes:
+            return f"takes {' or '.join(self.dtypes)}, and the model is {dtype}"
+        return self._probed(hardware)
+
+    def _probed(self, hardware: Hardware) -> str | None:
+        if self.probe is None or hardware.packages is None:
+            return None
+        try:
+            reason: str | None = resolve_target(self.probe)(hardware)
+        except Exception as error:  # a probe may import anything, and a kernel that cannot be probed cannot be used
+            reason = f"cannot be probed: {type(error).__name__}: {error}"
         return reason
 
     def build(self, options: BaseModel | None = None) -> Kernel:
@@ -152,11 +194,16 @@ class KernelSpec(BaseModel):
 
         Raises:
             ImportError, AttributeError: where the factory string leads nowhere.
+            TypeError: where it leads to something that cannot be called.
         """
-        target = resolve_target(self.factory)
+        kernel: Any = resolve_target(self.factory)
         if self.options is not None:
-            return target(options if options is not None else self.options())
-        return target if isinstance(self.factory, str) else target()
+            kernel = kernel(self.options() if options is None else options)
+        elif not isinstance(self.factory, str):
+            kernel = kernel()
+        if not callable(kernel):
+            raise TypeError(f"the factory gives {type(kernel).__name__}, which cannot be called")
+        return kernel  # type: ignore[no-any-return]  # callable() leaves Any
 
 
 def resolve_target(target: str | Callable[..., Any]) -> Callable[..., Any]:
@@ -167,16 +214,18 @@ def resolve_target(target: str | Callable[..., Any]) -> Callable[..., Any]:
     found: Any = importlib.import_module(module)
     for part in attribute.split("."):
         found = getattr(found, part)
-    return found
+    return found  # type: ignore[no-any-return]  # whatever the string names
 
 
-def caller_location() -> str:
-    """``file:line`` of the nearest caller outside kernelkit's own spec and registry modules and pydantic."""
-    frame = sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == "pydantic" or _is_ours(frame):
-        frame = frame.f_back  # type: ignore[assignment]  # the outermost frame is never ours
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+def dtype_name(dtype: Any) -> str:
+    """``"bfloat16"`` for ``torch.bfloat16``, or for itself.
 
+    Raises:
+        ValueError: for a name that torch does not have.
+    """
+    import torch
 
-def _is_ours(frame: Any) -> bool:
-    return frame.f_globals.get("__name__") in {"kernelkit.spec", "kernelkit.registry"}
+    name = str(dtype).removeprefix("torch.")
+    if not isinstance(getattr(torch, name, None), torch.dtype):
+        raise ValueError(f"{dtype!r} is not a torch dtype, such as 'bfloat16'")
+    return name
