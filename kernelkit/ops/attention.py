@@ -72,7 +72,7 @@ class AttentionTraits(BaseModel):
     weights: bool = False
 
 
-def on_visibility(kernel: Kernel, mask: MaskKind) -> Kernel:
+def on_visibility(kernel: Kernel, mask: str) -> Kernel:
     """``kernel`` with a ``Visibility`` in the place of its mask, so that kernels with any form of mask compare."""
 
     def attend(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, **keywords: Any) -> Any:

@@ -60,20 +60,19 @@ def _none(visibility: Visibility, sliding_window: int | None) -> None:
 def _bool(visibility: Visibility, sliding_window: int | None) -> Tensor | None:
     if visibility.custom_mask is not None:
         return _custom(visibility)
-    return None if _is_plainly_causal(visibility, sliding_window) else _visible(visibility, sliding_window)
+    if _is_plainly_causal(visibility, sliding_window):
+        return None
+    return _visible(visibility, sliding_window).expand(visibility.batch_size, -1, -1, -1)
 
 
 def _additive(visibility: Visibility, sliding_window: int | None) -> Tensor | None:
     if visibility.custom_mask is not None:
         mask = _custom(visibility)
-    elif visibility.q_length == 1 and _is_plainly_causal(visibility, sliding_window):
+        return _lowest_where_false(mask, visibility.dtype) if mask.dtype == torch.bool else mask
+    if visibility.q_length == 1 and _is_plainly_causal(visibility, sliding_window):
         return None
-    else:
-        mask = _visible(visibility, sliding_window)
-    if mask.dtype != torch.bool:
-        return mask
-    zero = torch.zeros((), dtype=visibility.dtype, device=mask.device)
-    return torch.where(mask, zero, torch.finfo(visibility.dtype).min)
+    mask = _lowest_where_false(_visible(visibility, sliding_window), visibility.dtype)
+    return mask.expand(visibility.batch_size, -1, -1, -1)
 
 
 def _block(visibility: Visibility, sliding_window: int | None) -> Any:
@@ -109,7 +108,7 @@ def _is_plainly_causal(visibility: Visibility, sliding_window: int | None) -> bo
 
 
 def _visible(visibility: Visibility, sliding_window: int | None) -> Tensor:
-    """[B, 1, Q, K] bool, by broadcasting; what does not depend on the row of the batch is stored once."""
+    """[B, 1, Q, K] bool; [1, 1, Q, K] where every row of the batch sees the same."""
     device = visibility.device
     own = (torch.arange(visibility.q_length, device=device) + visibility.shift).view(1, 1, -1, 1)
     slot = torch.arange(visibility.kv_length, device=device).view(1, 1, 1, -1)
@@ -121,8 +120,11 @@ def _visible(visibility: Visibility, sliding_window: int | None) -> Tensor:
         earlier = earlier & (documents[0][:, None, :, None] == documents[1][:, None, None, :])
     real = visibility.real_keys()
     # One pass over B * Q * K: earlier keys count where they are real, and the query's own key always does.
-    mask = earlier | (slot == own) if real is None else torch.where(earlier, real[:, None, None, :], slot == own)
-    return mask.expand(visibility.batch_size, 1, visibility.q_length, visibility.kv_length)
+    return earlier | (slot == own) if real is None else torch.where(earlier, real[:, None, None, :], slot == own)
+
+
+def _lowest_where_false(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.where(mask, torch.zeros((), dtype=dtype, device=mask.device), torch.finfo(dtype).min)
 
 
 def _custom(visibility: Visibility) -> Tensor:
@@ -140,4 +142,5 @@ def _custom(visibility: Visibility) -> Tensor:
         return mask | ~mask.any(dim=-1, keepdim=True)
     if not mask.is_floating_point():
         raise ValueError(f"a 4-D attention mask is bool or floating, and this one is {mask.dtype}")
-    return mask.to(visibility.dtype).clamp(min=torch.finfo(visibility.dtype).min)
+    mask = mask.to(visibility.dtype)
+    return mask.masked_fill((mask <= torch.finfo(mask.dtype).min).all(dim=-1, keepdim=True), 0.0)

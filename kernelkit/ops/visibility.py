@@ -91,7 +91,9 @@ class Visibility:
 
 def can_read(tensor: Tensor) -> bool:
     """Whether the values of ``tensor`` may be looked at: no graph is being traced or captured."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(tensor, FakeTensor) or tensor.is_meta:
+    if torch.compiler.is_compiling() or isinstance(tensor, FakeTensor) or tensor.is_meta:
+        return False
+    if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]  # public, but neither exported nor typed
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
