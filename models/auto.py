@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from kernelkit.containers.bindings import Need
 from kernelkit.containers.kernel_container import as_container
 from kernelkit.errors import listing
 from kernelkit.models.layers.causal_lm import CausalLM
+from kernelkit.models.layers.pretrained import KernelSource
 from kernelkit.spec import resolve_target
 
 FAMILIES = {
@@ -56,10 +56,10 @@ def build_model(
     family = family_of(config)
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype or config.dtype or torch.get_default_dtype()
     container = as_container(kernels, device=device, dtype=dtype, training=training, compiled=compiled)
-    bind = functools.partial(container.bind, device=device, dtype=dtype)
+    source = KernelSource(container, device, dtype)
     with torch.device(device if device is not None else torch.get_default_device()):
         # Made of a copy: transformers writes the dtype into the config that it is given.
-        return family._from_config(copy.deepcopy(config), dtype=dtype, kernels=bind)
+        return family._from_config(copy.deepcopy(config), dtype=dtype, kernels=source)
 
 
 class AutoModelForCausalLM:

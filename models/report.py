@@ -45,7 +45,9 @@ class KernelReport:
     @property
     def impls(self) -> dict[str, set[str]]:
         """The implementations in use by op."""
-        return {op: {row.impl for row in self.rows if row.op == op} for op in dict.fromkeys(row.op for row in self.rows)}
+        return {
+            op: {row.impl for row in self.rows if row.op == op} for op in dict.fromkeys(row.op for row in self.rows)
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -53,13 +55,17 @@ class KernelReport:
 
     def __str__(self) -> str:
         heading = ("module", "op", "variant", "impl", "why")
-        lines = [heading, *((row.module or "(model)", row.op, row.variant, row.impl, row.why) for row in self._folded())]
+        lines = [
+            heading,
+            *((row.module or "(model)", row.op, row.variant, row.impl, row.why) for row in self._folded()),
+        ]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
         return "\n".join([f"Kernels of {self.model}", table[0], "-" * (sum(widths) + 8), *table[1:]])
 
     def _folded(self) -> Iterator[KernelRow]:
         """Rows that differ only in the number of the layer, as one: ``model.layers.{0-27}.mlp``."""
+
         def alike(row: KernelRow) -> tuple[str, ...]:
             return (re.sub(r"\d+", "*", row.module), row.op, row.variant, row.impl, row.why)
 

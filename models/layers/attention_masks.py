@@ -37,7 +37,9 @@ def attention_masks(
         position_ids: [B or 1, S] as the user gave them; where they start again, a new document starts. None: no packing.
         past_key_values: the cache, before this pass's keys are added.
     """
-    padding, custom = (None, attention_mask) if attention_mask is not None and attention_mask.ndim == 4 else (attention_mask, None)
+    padding, custom = (
+        (None, attention_mask) if attention_mask is not None and attention_mask.ndim == 4 else (attention_mask, None)
+    )
     documents = None
     if position_ids is not None and not _has_cached_tokens(past_key_values):
         documents = document_ids(position_ids.expand(inputs_embeds.shape[0], -1))

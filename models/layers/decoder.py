@@ -129,7 +129,9 @@ class DecoderModel(KernelPreTrainedModel):
                 kernel cannot give, packing by ``cu_seq_lens_q`` without ``position_ids``, or ``is_causal=False``.
         """
         _refuse(input_ids, inputs_embeds, position_ids, kwargs)
-        wants = self._wanted(hidden_states=output_hidden_states, attentions=output_attentions, router_logits=output_router_logits)
+        wants = self._wanted(
+            hidden_states=output_hidden_states, attentions=output_attentions, router_logits=output_router_logits
+        )
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         if use_cache and past_key_values is None:
@@ -175,7 +177,9 @@ class DecoderModel(KernelPreTrainedModel):
         return wanted
 
 
-def _refuse(input_ids: Tensor | None, inputs_embeds: Tensor | None, position_ids: Tensor | None, extra: dict[str, Any]) -> None:
+def _refuse(
+    input_ids: Tensor | None, inputs_embeds: Tensor | None, position_ids: Tensor | None, extra: dict[str, Any]
+) -> None:
     """Raise for calls whose meaning would be lost."""
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("pass exactly one of input_ids and inputs_embeds")

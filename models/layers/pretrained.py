@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import functools
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -21,6 +21,25 @@ logger = logging.get_logger(__name__)
 
 GLOBAL_SWITCHES = ("attn_implementation", "experts_implementation", "use_kernels", "kernel_config")
 """Arguments with which transformers chooses kernels; here ``kernels`` does."""
+
+
+@dataclass(frozen=True)
+class KernelSource:
+    """A container, with what is known of the model that will be built from it.
+
+    transformers copies the arguments on their way to a model's constructor; a copy of this is itself.
+    """
+
+    container: KernelContainer
+    device: Any = None
+    dtype: Any = None
+
+    def bind(self, needs: list[Need], model: str) -> Bindings:
+        """The kernels for ``needs`` of the class named ``model``."""
+        return self.container.bind(needs, model=model, device=self.device, dtype=self.dtype)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KernelSource:
+        return self
 
 
 class KernelPreTrainedModel(PreTrainedModel):
@@ -43,8 +62,8 @@ class KernelPreTrainedModel(PreTrainedModel):
     def __init__(self, config: PreTrainedConfig, kernels: Any = None) -> None:
         if not isinstance(kernels, Bindings):
             config = copy.deepcopy(config)
-            bind = kernels if callable(kernels) else as_container(kernels).bind
-            kernels = bind(self.kernel_needs(config), model=type(self).__name__)
+            source = kernels if isinstance(kernels, KernelSource) else KernelSource(as_container(kernels))
+            kernels = source.bind(self.kernel_needs(config), type(self).__name__)
             config._attn_implementation = next(kernels[key].impl for key in kernels if key[0] == "attention")
         super().__init__(config)
         self.kernels: Bindings = kernels
@@ -77,8 +96,7 @@ class KernelPreTrainedModel(PreTrainedModel):
             raise ValueError(f"{given[0]} is not taken here: say which kernels to use with kernels=OpsConfig(...)")
         device, dtype = _single_device(kwargs.get("device_map")), _known_dtype(kwargs)
         container = as_container(kernels, device=device, dtype=dtype, training=training, compiled=compiled)
-        bind = functools.partial(container.bind, device=device, dtype=dtype)
-        return super().from_pretrained(path, *args, kernels=bind, **kwargs)
+        return super().from_pretrained(path, *args, kernels=KernelSource(container, device, dtype), **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -97,7 +115,9 @@ class KernelPreTrainedModel(PreTrainedModel):
 
     # --- attention, as transformers speaks of it -------------------------------------------------------------------
 
-    def set_attn_implementation(self, attn_implementation: str | dict[str, str], allow_all_kernels: bool = False) -> None:
+    def set_attn_implementation(
+        self, attn_implementation: str | dict[str, str], allow_all_kernels: bool = False
+    ) -> None:
         """Bind another attention kernel in every layer.
 
         Raises:

@@ -31,7 +31,9 @@ def test_left_padded_prompts_generate_as_in_stock(family: str, attention: str) -
 
 @pytest.mark.parametrize("family", ["qwen2", "qwen3", "qwen3_moe"])
 def test_a_sliding_window_generates_as_in_stock_past_its_width(family: str) -> None:
-    stock, ours = pair(family, use_sliding_window=True, sliding_window=4, **({} if family == "qwen3_moe" else {"max_window_layers": 1}))
+    stock, ours = pair(
+        family, use_sliding_window=True, sliding_window=4, **({} if family == "qwen3_moe" else {"max_window_layers": 1})
+    )
     theirs, mine = (model.generate(tokens(2, 6), max_new_tokens=8, do_sample=False) for model in (stock, ours))
     assert torch.equal(mine, theirs)
 

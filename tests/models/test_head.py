@@ -55,7 +55,9 @@ def test_a_wrapped_head_is_called_where_the_loss_is_a_default(wrap: Any) -> None
     plain = loss_of(model).detach()
     wrap(model)
     output = model(tokens(2, 6), labels=tokens(2, 6, seed=1))
-    shifted = torch.nn.functional.cross_entropy(output.logits[:, :-1].reshape(-1, 96), tokens(2, 6, seed=1)[:, 1:].reshape(-1))
+    shifted = torch.nn.functional.cross_entropy(
+        output.logits[:, :-1].reshape(-1, 96), tokens(2, 6, seed=1)[:, 1:].reshape(-1)
+    )
     assert_close(output.loss, shifted)
     if wrap is not parametrize:
         assert not torch.equal(output.loss, plain)

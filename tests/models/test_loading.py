@@ -118,7 +118,7 @@ def test_only_the_named_ops_change() -> None:
 
 
 def test_an_op_that_the_model_lacks_is_an_error_unless_allowed() -> None:
-    with pytest.raises(ValidationError, match="Qwen3ForCausalLM has no op 'moe_experts'"):
+    with pytest.raises(ValidationError, match="Qwen3ForCausalLM has no use for 'moe_experts'"):
         our_model("qwen3", {"moe_experts": "eager"})
     with pytest.warns(UserWarning, match="moe_experts"):
         our_model("qwen3", {"moe_experts": "eager", "allow_unused": True})

@@ -69,7 +69,12 @@ def test_packed_documents_never_see_each_other(family: str, use_cache: bool) -> 
 def test_packed_documents_train_as_in_stock(family: str) -> None:
     stock, ours = pair(family)
     positions = torch.cat((torch.arange(5), torch.arange(7)))[None]
-    inputs = {"input_ids": tokens(1, 12), "position_ids": positions, "labels": tokens(1, 12, seed=1), "use_cache": False}
+    inputs = {
+        "input_ids": tokens(1, 12),
+        "position_ids": positions,
+        "labels": tokens(1, 12, seed=1),
+        "use_cache": False,
+    }
     theirs, mine = train_step(stock, **inputs), train_step(ours, **inputs)
     assert_close(mine.logits, theirs.logits)
     assert_same_gradients(ours, stock)
@@ -79,7 +84,10 @@ def test_packed_documents_train_as_in_stock(family: str) -> None:
     ("family", "changes"),
     [
         ("qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
-        ("qwen3", {"use_sliding_window": True, "sliding_window": 4, "layer_types": ["full_attention", "sliding_attention"]}),
+        (
+            "qwen3",
+            {"use_sliding_window": True, "sliding_window": 4, "layer_types": ["full_attention", "sliding_attention"]},
+        ),
         ("qwen3_moe", {"use_sliding_window": True, "sliding_window": 4}),
     ],
 )
@@ -198,7 +206,9 @@ def test_logits_to_keep_and_tuples_equal_stock(family: str) -> None:
     stock, ours = pair(family)
     for keep in (1, 3, torch.tensor([0, 4])):
         with torch.no_grad():
-            assert_close(ours(tokens(2, 6), logits_to_keep=keep).logits, stock(tokens(2, 6), logits_to_keep=keep).logits)
+            assert_close(
+                ours(tokens(2, 6), logits_to_keep=keep).logits, stock(tokens(2, 6), logits_to_keep=keep).logits
+            )
     with torch.no_grad():
         as_tuple = ours(tokens(2, 6), return_dict=False, use_cache=False)
     assert isinstance(as_tuple, tuple)
@@ -233,7 +243,9 @@ def test_one_masked_row_keeps_every_gradient_finite(family: str) -> None:
         mask = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]])
         labels = torch.where(mask.bool(), tokens(2, 4), -100)
         train_step(ours, input_ids=tokens(2, 4), attention_mask=mask, labels=labels)
-        assert all(torch.isfinite(parameter.grad).all() for parameter in ours.parameters() if parameter.grad is not None)
+        assert all(
+            torch.isfinite(parameter.grad).all() for parameter in ours.parameters() if parameter.grad is not None
+        )
 
 
 def test_a_custom_four_dimensional_mask_is_used_as_it_is() -> None:
