@@ -62,7 +62,8 @@ def check(path: Path, given: Circumstances) -> Verdict:
     verdict = Verdict(str(path))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", module="kernelkit")
+        # kernelkit attributes its warnings to whoever called it, and a command is called by typer.
+        warnings.filterwarnings("always", module="typer")
         try:
             _resolve_into(verdict, path, given)
         except ValidationError as error:

@@ -45,7 +45,7 @@ def machine_facts(machine: Hardware) -> dict[str, str | None]:
     import torch
 
     import kernelkit
-    from kernelkit.hardware import installed_packages
+    from kernelkit.packages import installed_packages
 
     installed = {**installed_packages(), "kernelkit": kernelkit.__version__}
     return {
@@ -84,6 +84,11 @@ def _state(specs: list[Any], machine: Hardware) -> str:
 
 
 def _fault(spec: Any) -> str | None:
+    required = (
+        [name for name, field in spec.options.model_fields.items() if field.is_required()] if spec.options else []
+    )
+    if required:
+        return f"not tried: it needs options ({', '.join(required)})"
     try:
         spec.build()
     except Exception as error:  # an import may raise anything, and each kernel is reported

@@ -23,7 +23,7 @@ ImplName = Annotated[str | None, typer.Argument(metavar="[IMPL]", help="Name of 
 
 def explain(op: OpName, impl: ImplName = None, hardware: HardwareName = None) -> None:
     """Print the contract of an op, or all about one implementation of it."""
-    from kernelkit.errors import did_you_mean, listing
+    from kernelkit.errors import unknown
     from kernelkit.registry import default_registry
 
     registry, machine = default_registry(), hardware_of(hardware)
@@ -33,8 +33,7 @@ def explain(op: OpName, impl: ImplName = None, hardware: HardwareName = None) ->
         return
     specs = registry.list(op, name=impl)
     if not specs:
-        impls = registry.impls(op)
-        fail(f"{op} has no implementation {impl!r}.{did_you_mean(impl, impls)} It has: {listing(impls)}.")
+        fail(unknown("implementation", impl, registry.impls(op), of=op))
     explain_impl(specs, machine)
 
 
@@ -52,17 +51,22 @@ def explain_op(op: Op, registry: KernelRegistry) -> None:
 
 
 def explain_impl(specs: list[KernelSpec], machine: Hardware) -> None:
-    """What is declared of one implementation in each variant, and its options."""
+    """What is declared of one implementation, and its options."""
     typer.echo(f"{specs[0].op}: {specs[0].name}")
+    variants: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for spec in specs:
+        variants.setdefault(tuple(facts(spec, machine)), []).append(spec.variant)
+    for rows, names in variants.items():
         typer.echo()
-        print_table(("variant", spec.variant), facts(spec, machine))
+        print_table(("variants" if len(names) > 1 else "variant", ", ".join(names)), rows)
     typer.echo()
     options = specs[0].options
     if options is None:
         typer.echo("It takes no options.")
-    else:
-        print_table(("option", "type", "default", "description"), option_rows(options))
+        return
+    print_table(("option", "type", "default"), option_rows(options))
+    if options.__doc__:
+        typer.echo(f"\n{inspect.cleandoc(options.__doc__)}")
 
 
 def facts(spec: KernelSpec, machine: Hardware) -> list[tuple[str, str]]:
@@ -88,19 +92,14 @@ def facts(spec: KernelSpec, machine: Hardware) -> list[tuple[str, str]]:
     return [(name, value) for name, value in known.items() if value]
 
 
-def option_rows(options: type[BaseModel]) -> list[tuple[str, ...]]:
-    """Name, type, default and description of each option."""
-    return [
-        (
-            name,
-            getattr(field.annotation, "__name__", None)
-            if isinstance(field.annotation, type)
-            else str(field.annotation),
-            "required" if field.is_required() else repr(field.get_default(call_default_factory=True)),
-            field.description or "",
-        )
-        for name, field in options.model_fields.items()
-    ]
+def option_rows(options: type[BaseModel]) -> list[tuple[str, str, str]]:
+    """Name, type and default of each option."""
+    rows = []
+    for name, field in options.model_fields.items():
+        kind = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
+        default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
+        rows.append((name, kind.replace("typing.", ""), default))
+    return rows
 
 
 def signature(name: str, call: Any) -> str:

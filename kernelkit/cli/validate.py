@@ -54,28 +54,29 @@ def validate(
     if as_json:
         typer.echo(json.dumps([{"valid": not verdict.errors, **asdict(verdict)} for verdict in verdicts], indent=2))
     else:
+        circumstances = f"on {given.hardware}" + (f" for {given.model[0]}" if given.model else "")
         for verdict in verdicts:
-            _print(verdict, str(given.hardware), given.model[0] if given.model else "any model")
+            _print(verdict, circumstances)
     if any(verdict.errors for verdict in verdicts):
         raise typer.Exit(1)
 
 
-def _print(verdict: Verdict, machine: str, model: str) -> None:
+def _print(verdict: Verdict, circumstances: str) -> None:
     from kernelkit.cli.checking import folded
 
     for warning in verdict.warnings:
-        typer.echo(f"{verdict.file}: warning: {warning}", err=True)
+        typer.echo(f"warning: {warning}", err=True)
     for error in verdict.errors:
         typer.echo(f"{error['file']}:{error['line']}:{error['column']}: {error['message']}", err=True)
     if verdict.errors:
         return
-    typer.echo(f"{verdict.file}: valid on {machine} for {model}\n")
+    typer.echo(f"{verdict.file}: valid {circumstances}\n")
     print_table(("op", "variants", "impl", "why"), list(folded(verdict.kernels)))
-    typer.echo()
     if verdict.missing:
-        typer.echo("A model that needs one of these would be refused:\n")
-        print_table(("op", "variants", "impl", "why not"), list(folded(verdict.missing)))
-        typer.echo()
+        typer.echo("\nA model that needs one of these would be refused:")
+        for outcome in verdict.missing:
+            typer.echo(f"- {outcome.why}")
+    typer.echo()
 
 
 def _needs_of(model: str) -> Any:
@@ -90,9 +91,9 @@ def _needs_of(model: str) -> Any:
 def _floating(name: str) -> str:
     import torch
 
-    from kernelkit.errors import did_you_mean, listing
+    from kernelkit.errors import unknown
 
     dtypes = {key for key, value in vars(torch).items() if isinstance(value, torch.dtype) and value.is_floating_point}
     if name not in dtypes:
-        fail(f"--dtype: unknown dtype {name!r}.{did_you_mean(name, dtypes)} Known: {listing(sorted(dtypes))}.")
+        fail(unknown("dtype", name, sorted(dtypes)))
     return name

@@ -1,0 +1,123 @@
+"""What it costs to call a bound kernel instead of a function that is written into ``forward``.
+
+The kernel does nothing, so that only the call is timed. The styles are timed in turn, many rounds, and each round's
+ratio is taken against its own hard-coded call; the medians are printed. Exits with 1 where a bound kernel costs more
+than the limit.
+
+    python benchmarks/dispatch.py [--rounds 201] [--calls 20000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import timeit
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from dependency_injector import providers
+from torch import Tensor, nn
+
+from kernelkit import HardwareRequirement, KernelContainer, default_registry, register_kernel
+from kernelkit.containers import Need
+from kernelkit.models.layers.kernel_module import KernelModule
+
+LIMIT = 1.10
+"""The most that a bound kernel may cost, as a multiple of the hard-coded call."""
+
+
+def no_op(hidden_states: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The shape of an ``rms_norm`` kernel, and none of its work."""
+    return hidden_states
+
+
+class HardCoded(nn.Module):
+    """Calls a function of its module."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Do nothing, directly."""
+        return no_op(hidden_states, hidden_states, 1e-6)
+
+
+class Bound(KernelModule):
+    """Calls the kernel that a container gave it."""
+
+    def __init__(self, container: KernelContainer) -> None:
+        super().__init__()
+        self.bind(container.bind([Need("rms_norm")], model=type(self).__name__), "rms_norm")
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Do nothing, through a bound attribute."""
+        return self.rms_norm(hidden_states, hidden_states, 1e-6)
+
+
+class Provided(nn.Module):
+    """Asks a provider in every call, as kernelkit's models never do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rms_norm = providers.Callable(no_op)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Do nothing, through a provider."""
+        return self.rms_norm(hidden_states, hidden_states, 1e-6)
+
+
+def bound_to(device_type: str) -> Bound:
+    """A module bound to the no-op, declared for ``device_type``; any but ``any`` adds a check of the device."""
+    registry = default_registry().copy()
+    requirement = HardwareRequirement(device_type=device_type)
+    register_kernel("rms_norm", "no_op", registry=registry, hardware=requirement)(no_op)
+    return Bound(KernelContainer.from_config({"rms_norm": "no_op"}, registry=registry, device="cpu"))
+
+
+def measure(modules: dict[str, nn.Module], rounds: int, calls: int) -> dict[str, tuple[float, float]]:
+    """Nanoseconds for each call, and the multiple of the first module's; medians over ``rounds``."""
+    hidden_states = torch.zeros(1)
+    timers = {name: timeit.Timer(_call(module, hidden_states)) for name, module in modules.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in modules}
+    for _ in range(rounds):
+        for name, timer in timers.items():
+            seconds[name].append(timer.timeit(calls))
+    base = next(iter(seconds.values()))
+    return {name: (_median(taken) / calls * 1e9, _ratio(taken, base)) for name, taken in seconds.items()}
+
+
+def _call(module: nn.Module, hidden_states: Tensor) -> Callable[[], Any]:
+    return lambda: module(hidden_states)
+
+
+def _median(values: Iterable[float]) -> float:
+    return statistics.median(values)
+
+
+def _ratio(taken: list[float], base: list[float]) -> float:
+    return _median(mine / theirs for mine, theirs in zip(taken, base, strict=True))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=201)
+    parser.add_argument("--calls", type=int, default=20_000)
+    given = parser.parse_args()
+    modules = {
+        "hard-coded call": HardCoded(),
+        "bound kernel": bound_to("any"),
+        "bound kernel with a device check": bound_to("cpu"),
+        "provider in forward": Provided(),
+    }
+    with torch.inference_mode():
+        found = measure(modules, given.rounds, given.calls)
+    for name, (nanoseconds, ratio) in found.items():
+        print(f"{name:34} {nanoseconds:7.0f} ns   {ratio:.2f}x")
+    ratio = found["bound kernel"][1]
+    print(f"a bound kernel costs {ratio:.3f}x of a hard-coded call; the limit is {LIMIT:.2f}x")
+    if ratio > LIMIT:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+import kernelkit
+
+
+def kernelkit_command(*arguments):
+    command = [sys.executable, "-m", "kernelkit", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_help_answers_in_under_half_a_second():
+    def seconds():
+        began = time.perf_counter()
+        assert "validate" in kernelkit_command("--help").stdout
+        return time.perf_counter() - began
+
+    # The best of several: other processes may hold the cores.
+    assert min(seconds() for _ in range(5)) < 0.5
+
+
+@pytest.mark.parametrize("arguments", ['["--help"]', '["validate", "--help"]', '["list", "--no-such-option"]'])
+def test_what_needs_no_kernel_imports_nothing_heavy(arguments):
+    code = (
+        "import sys\nfrom kernelkit.cli.app import app\n"
+        f"try:\n    app({arguments})\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'transformers', 'triton', 'liger_kernel') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_version_is_that_of_the_package():
+    assert kernelkit_command("--version").stdout == f"{kernelkit.__version__}\n"
+
+
+def test_a_bad_file_ends_the_process_with_status_1_and_a_line(tmp_path):
+    (tmp_path / "ops.yaml").write_text("rms_norm: 3\n")
+    done = kernelkit_command("validate", str(tmp_path / "ops.yaml"), "--hardware", "h100")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{tmp_path / 'ops.yaml'}:1:1: rms_norm is 3; ")
