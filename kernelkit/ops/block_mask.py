@@ -39,13 +39,15 @@ def build_block_mask(visibility: Visibility, sliding_window: int | None) -> Bloc
 
 
 def _mask_mod(visibility: Visibility, sliding_window: int | None) -> MaskMod:
-    # Numbers become tensors: as numbers they would be guarded on, and each decoding step would compile anew.
-    shift = _scalar(visibility.shift, visibility.device)
+    # Compiled in as numbers, a second layer's window or the next decoding step would compile the kernel anew.
     window = None if sliding_window is None else _scalar(sliding_window, visibility.device)
+    # Without cached keys, which is how models are trained, there is no shift to load.
+    aligned = not isinstance(visibility.shift, Tensor) and visibility.shift == 0
+    shift = None if aligned else _scalar(visibility.shift, visibility.device)
     documents, real = visibility.documents(), visibility.real_keys()
 
     def mask_mod(batch: Tensor, head: Tensor, query: Tensor, slot: Tensor) -> Tensor:
-        own = query + shift
+        own = query if shift is None else query + shift
         seen = slot <= own
         if window is not None:
             seen = seen & (slot > own - window)

@@ -58,6 +58,7 @@ CASES = {
     "right_padding": Case(6, 6, {"padding_mask": real("xxxx..", "xxxxxx")}),
     "a_row_of_padding": Case(4, 4, {"padding_mask": real("....", "xxxx")}),
     "padding_that_hides_nothing": Case(5, 5, {"padding_mask": real("xxxxx", "xxxxx")}),
+    "a_padding_mask_that_ends_early": Case(5, 5, {"padding_mask": real("xxx", "xxx")}),
     "packed": Case(9, 9, {"document_ids": PACKED}),
     "packed_and_padded": Case(9, 9, {"document_ids": PACKED, "padding_mask": real("xxxxxxxxx", "..xxxxxxx")}),
     "packed_in_a_static_buffer": Case(9, 12, {"document_ids": PACKED}),

@@ -101,6 +101,12 @@ def test_sdpa_needs_no_mask_wherever_stock_transformers_needs_none(name, sliding
         assert build_mask("bool", case.visibility(), sliding_window) is None
 
 
+def test_decoding_with_a_static_cache_waits_for_no_value(monkeypatch):
+    monkeypatch.setattr(Visibility, "known_shift", lambda self: pytest.fail("read an offset from the device"))
+    monkeypatch.setattr(Visibility, "has_padding", lambda self, slots: pytest.fail("read a mask from the device"))
+    assert build_mask("bool", CASES["decode_in_a_static_buffer"].visibility()) is not None
+
+
 def test_a_window_as_wide_as_the_sequence_needs_no_mask():
     assert build_mask("bool", Visibility(2, 9, 9), sliding_window=9) is None
     assert build_mask("bool", Visibility(2, 9, 9), sliding_window=8) is not None

@@ -76,6 +76,7 @@ def test_its_mask_mod_follows_the_definition(name, sliding_window):
 @pytest.mark.parametrize(
     "name", ["padding_across_blocks", "longer_than_a_block", "packed", "decode_after_left_padding"]
 )
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_torchs_flex_attention_reads_it(name):
     case: Case = CASES[name]
     inputs = case.tensors()

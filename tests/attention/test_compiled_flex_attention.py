@@ -38,12 +38,14 @@ def counter(monkeypatch, as_on_a_gpu):
     return counting
 
 
-def decode(kernel, length):
+def decode(kernel, length, sliding_window=4):
     visibility = Visibility(1, 1, length + 1, q_offset=length, padding_mask=torch.arange(length + 1)[None] > 1)
     query, key, value = torch.randn(1, 4, 1, 16), torch.randn(1, 2, length + 1, 16), torch.randn(1, 2, length + 1, 16)
-    mask = build_mask("block", visibility, 4)
+    mask = build_mask("block", visibility, sliding_window)
     output, _ = kernel(query, key, value, mask, scaling=SCALING)
-    wanted = reference((query, key, value), torch.arange(length + 1)[None, None, None] > max(1, length - 4))
+    wanted = reference(
+        (query, key, value), torch.arange(length + 1)[None, None, None] > max(1, length - sliding_window)
+    )
     assert torch.allclose(output.double(), wanted, atol=2e-6)
 
 
@@ -52,6 +54,13 @@ def test_decoding_steps_do_not_each_compile_anew(counter):
     for length in range(6, 12):
         decode(kernel, length)
     assert counter.frame_count <= 2
+
+
+def test_layers_with_different_windows_share_one_kernel(counter):
+    kernel = FlexAttention(FlexAttentionOptions())
+    for sliding_window in (3, 4, 5):
+        decode(kernel, 9, sliding_window)
+    assert counter.frame_count == 1
 
 
 def test_two_kernels_share_no_compiled_code(counter):
