@@ -10,6 +10,7 @@ from transformers import Cache, PreTrainedConfig
 from kernelkit.containers.bindings import Binding, Bindings
 from kernelkit.models.layers.kernel_module import KernelModule
 from kernelkit.models.layers.norm import RMSNorm
+from kernelkit.spec import Kernel
 
 
 def head_dim_of(config: PreTrainedConfig) -> int:
@@ -39,6 +40,9 @@ class Attention(KernelModule):
         qkv_bias, out_bias: whether the projections have a bias.
         qk_norm: normalise each head's query and key before the rotation.
     """
+
+    rotary_pos_emb: Kernel
+    attention: Kernel
 
     def __init__(
         self,

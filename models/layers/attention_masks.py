@@ -34,12 +34,11 @@ def attention_masks(
         attentions: the attention modules.
         inputs_embeds: [B, S, H].
         attention_mask: [B, tokens so far], 0 for padding; or a mask of one's own, [B, 1 or heads, S, K].
-        position_ids: [B or 1, S] as the user gave them; where they start again, a new document starts. None: no packing.
+        position_ids: [B or 1, S] as the user gave them; where they start again, a new document starts.
         past_key_values: the cache, before this pass's keys are added.
     """
-    padding, custom = (
-        (None, attention_mask) if attention_mask is not None and attention_mask.ndim == 4 else (attention_mask, None)
-    )
+    is_custom = attention_mask is not None and attention_mask.ndim == 4
+    padding, custom = (None, attention_mask) if is_custom else (attention_mask, None)
     documents = None
     if position_ids is not None and not _has_cached_tokens(past_key_values):
         documents = document_ids(position_ids.expand(inputs_embeds.shape[0], -1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,12 +16,16 @@ from kernelkit.models.layers.decoder import DecoderModel
 from kernelkit.models.layers.head import obstacle_to_fusing
 from kernelkit.models.layers.kernel_module import KernelModule
 from kernelkit.models.layers.pretrained import KernelPreTrainedModel
+from kernelkit.spec import Kernel
 
 
-class CausalLM(KernelModule, KernelPreTrainedModel, GenerationMixin):
+class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
     """A decoder and a linear head, trained by next-token cross-entropy, as ``LlamaForCausalLM``."""
 
     model_class: ClassVar[type[DecoderModel]]
+    cross_entropy_loss: Kernel
+    if TYPE_CHECKING:  # transformers reads the annotations of a class at run time
+        config: PreTrainedConfig
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: PreTrainedConfig, kernels: Any = None) -> None:
@@ -78,7 +82,7 @@ class CausalLM(KernelModule, KernelPreTrainedModel, GenerationMixin):
     def predict(
         self, hidden_states: Tensor, targets: Tensor | None, *, return_logits: bool, **loss_arguments: Any
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The loss of ``targets`` [B, S] under ``hidden_states`` [B, S, H], and the logits; without targets, these alone."""
+        """The loss of ``targets`` [B, S] under ``hidden_states`` [B, S, H], and the logits; without targets, no loss."""
         if targets is None:
             return None, self.lm_head(hidden_states)
         obstacle = obstacle_to_fusing(self.lm_head)
@@ -106,6 +110,8 @@ class CausalLM(KernelModule, KernelPreTrainedModel, GenerationMixin):
 
 class MoeCausalLM(CausalLM):
     """A causal language model whose router losses are added to the loss, as ``Qwen3MoeForCausalLM``."""
+
+    load_balancing_loss: Kernel
 
     def __init__(self, config: PreTrainedConfig, kernels: Any = None) -> None:
         super().__init__(config, kernels)

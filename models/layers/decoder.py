@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding as Rot
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from kernelkit.containers.bindings import Bindings, Need
-from kernelkit.models.layers.attention import attention_variant, head_dim_of, sliding_window_of
+from kernelkit.models.layers.attention import Attention, attention_variant, head_dim_of, sliding_window_of
 from kernelkit.models.layers.attention_masks import attention_masks, mask_key
 from kernelkit.models.layers.mlp import activation_variant
 from kernelkit.models.layers.norm import RMSNorm
@@ -21,15 +21,9 @@ from kernelkit.models.layers.pretrained import KernelPreTrainedModel
 
 
 class DecoderLayer(GradientCheckpointingLayer):
-    """Attention and a feed-forward block, each behind a norm and added to its input.
+    """Attention and a feed-forward block, each behind a norm and added to its input."""
 
-    A family's layer sets ``self_attn`` and ``mlp``.
-    """
-
-    self_attn: nn.Module
-    mlp: nn.Module
-
-    def __init__(self, config: PreTrainedConfig, kernels: Bindings, self_attn: nn.Module, mlp: nn.Module) -> None:
+    def __init__(self, config: PreTrainedConfig, kernels: Bindings, self_attn: Attention, mlp: nn.Module) -> None:
         super().__init__()
         self.self_attn = self_attn
         self.mlp = mlp
@@ -97,6 +91,11 @@ class DecoderModel(KernelPreTrainedModel):
             Need("swiglu_mlp", activation_variant(config.hidden_act)),
         ]
 
+    @property
+    def attentions(self) -> list[Attention]:
+        """The attention module of each layer."""
+        return [cast(Attention, layer.self_attn) for layer in self.layers]
+
     @can_return_tuple
     @merge_with_config_defaults
     def forward(
@@ -136,8 +135,7 @@ class DecoderModel(KernelPreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        attentions = [layer.self_attn for layer in self.layers]
-        masks = attention_masks(attentions, inputs_embeds, attention_mask, position_ids, past_key_values)
+        masks = attention_masks(self.attentions, inputs_embeds, attention_mask, position_ids, past_key_values)
         if position_ids is None:
             seen = 0 if past_key_values is None else past_key_values.get_seq_length()
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen).unsqueeze(0)
@@ -145,11 +143,11 @@ class DecoderModel(KernelPreTrainedModel):
 
         hidden_states = inputs_embeds
         found: dict[str, list[Tensor]] = {name: [] for name in wants}
-        for layer in self.layers:
+        for layer, attention in zip(self.layers, self.attentions, strict=True):
             entering = hidden_states
             hidden_states, weights, router_logits = layer(
                 hidden_states,
-                attention_mask=masks[mask_key(layer.self_attn)],
+                attention_mask=masks[mask_key(attention)],
                 position_embeddings=position_embeddings,
                 past_key_values=past_key_values,
             )
@@ -171,8 +169,8 @@ class DecoderModel(KernelPreTrainedModel):
         """Names of the outputs to collect: those asked for, else those that the config asks for."""
         defaults = {name: getattr(self.config, f"output_{name}", False) for name in flags}
         wanted = [name for name, flag in flags.items() if (defaults[name] if flag is None else flag)]
-        if "attentions" in wanted and not all(layer.self_attn.returns_weights for layer in self.layers):
-            impl = self.layers[0].self_attn.bindings["attention"].impl
+        if "attentions" in wanted and not all(attention.returns_weights for attention in self.attentions):
+            impl = self.attentions[0].bindings["attention"].impl
             raise ValueError(f"attention: {impl} returns no weights; output_attentions=True needs attention: eager")
         return wanted
 

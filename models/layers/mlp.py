@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig
 
 from kernelkit.containers.bindings import Bindings
 from kernelkit.models.layers.kernel_module import KernelModule
+from kernelkit.spec import Kernel
 
 ACTIVATION_VARIANTS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 """Variant of swiglu_mlp by HF's ``hidden_act``."""
@@ -26,6 +27,8 @@ def activation_variant(hidden_act: str) -> str:
 
 class GatedMLP(KernelModule):
     """down(act(gate(x)) * up(x)), as ``LlamaMLP``."""
+
+    swiglu_mlp: Kernel
 
     def __init__(self, config: PreTrainedConfig, kernels: Bindings) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from kernelkit.containers.bindings import Bindings
 from kernelkit.models.layers.kernel_module import KernelModule
+from kernelkit.spec import Kernel
 
 
 class TopKRouter(nn.Module):
@@ -35,6 +36,8 @@ class TopKRouter(nn.Module):
 
 class Experts(KernelModule):
     """The experts' weights in two tensors, as ``Qwen3MoeExperts``."""
+
+    moe_experts: Kernel
 
     def __init__(self, config: PreTrainedConfig, kernels: Bindings) -> None:
         super().__init__()

@@ -7,10 +7,13 @@ from torch import Tensor, nn
 
 from kernelkit.containers.bindings import Bindings
 from kernelkit.models.layers.kernel_module import KernelModule
+from kernelkit.spec import Kernel
 
 
 class RMSNorm(KernelModule):
     """Root mean square normalisation of the last dimension, as ``LlamaRMSNorm``."""
+
+    rms_norm: Kernel
 
     def __init__(self, hidden_size: int, eps: float, kernels: Bindings) -> None:
         super().__init__()

@@ -76,7 +76,7 @@ class KernelPreTrainedModel(PreTrainedModel):
     # --- loading ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # narrower: what transformers chooses globally is refused here
+    def from_pretrained(
         cls, path: Any, *args: Any, kernels: Any = None, training: bool = True, compiled: bool = False, **kwargs: Any
     ) -> Self:
         """Load a checkpoint, as ``PreTrainedModel.from_pretrained``, into a model with its own kernels.
@@ -110,7 +110,7 @@ class KernelPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """False: parameters have transformers' names, so that its conversions of checkpoints (stacked experts) apply."""
+        """False, for transformers' conversions of checkpoints (stacked experts): parameters have the same names."""
         return False
 
     # --- attention, as transformers speaks of it -------------------------------------------------------------------

@@ -68,7 +68,7 @@ def test_a_wrapped_head_with_a_named_loss_kernel_is_an_error(wrap: Any) -> None:
     calls: list[str] = []
     model = with_recording_loss(calls)
     wrap(model)
-    with pytest.raises(ValueError, match="cross_entropy_loss.*head"):
+    with pytest.raises(ValueError, match=r"cross_entropy_loss.*head"):
         loss_of(model)
     assert calls == []
 

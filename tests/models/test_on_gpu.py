@@ -25,8 +25,8 @@ REALISTIC = {
     "max_position_embeddings": 512,
     "num_hidden_layers": 3,
 }
-ROUNDING = 2e-2
-"""bf16 has 8 bits: logits of magnitude 1 differ by a few times 2^-8 when sums are taken in another order."""
+SLACK = 1.5
+"""How much farther from the float32 model than stock transformers in bfloat16 an implementation may be."""
 
 
 def config_of(family: str, **changes: Any) -> transformers.PreTrainedConfig:
@@ -69,20 +69,25 @@ def relative(ours: torch.Tensor, stock: torch.Tensor) -> float:
     return ((ours - stock).norm() / stock.norm().clamp(min=1e-12)).item()
 
 
+def distance(gradients: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> float:
+    """Of all parameters' gradients together."""
+    return relative(*(torch.cat([every[name].flatten() for name in exact]) for every in (gradients, exact)))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_impl_agrees_with_stock_transformers_in_bfloat16(family: str) -> None:
     torch.manual_seed(0)
-    stock = CONFIGS[family][1](config_of(family)).to("cuda", torch.bfloat16)
-    loss, logits, gradients = step(stock, family)
+    stock = CONFIGS[family][1](config_of(family)).cuda()
+    _, exact, exact_gradients = step(stock, family)
+    loss, logits, gradients = step(stock.to(torch.bfloat16), family)
     for op, impl in available(family):
         ours = build_model(config_of(family), kernels={op: impl}, dtype=torch.bfloat16, device="cuda")
         ours.load_state_dict(stock.state_dict())
         our_loss, our_logits, our_gradients = step(ours, family)
         assert kernel_report(ours).impls[op] == {impl}
-        assert relative(our_logits, logits) < ROUNDING, (op, impl)
+        assert relative(our_logits, exact) < SLACK * relative(logits, exact), (op, impl)
         assert abs(our_loss - loss) < 5e-3 * loss.abs(), (op, impl)
-        worst = max((relative(our_gradients[name], gradient), name) for name, gradient in gradients.items())
-        assert worst[0] < 5 * ROUNDING, (op, impl, worst)
+        assert distance(our_gradients, exact_gradients) < SLACK * distance(gradients, exact_gradients), (op, impl)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_moe"])
