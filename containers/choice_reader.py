@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -60,16 +61,17 @@ def _with_options(op: str, impl: str, options: dict[Any, Any], key: str, model: 
         faults = [Problem((key, name), "unknown_option", message, options) for name in names]
         return (None, faults) if faults else (KernelChoice.of(impl, {}, key), [])
     try:
-        # By alias and without computed fields: what is written must be what can be read.
-        read = model.model_validate(options).model_dump(mode="json", exclude_unset=True, by_alias=True, round_trip=True)
-        choice = KernelChoice.of(impl, {name: read[name] for name in [*options, *read] if name in read}, key)
-        model.model_validate_json(choice.options_json)
+        given = model.model_validate(options)
     except ValidationError as error:
         hint = f" (options of {op}: {impl} are {listing(model.model_fields)})"
-        faults = problems_in(error, (key,))
-        return None, [Problem(each.loc, each.type, each.message + hint, each.input, each.context) for each in faults]
-    except (PydanticSerializationError, ValueError, RecursionError) as error:
-        message = f"{op}: {impl}: options must be what JSON can write: {error}"
+        return None, [replace(each, message=each.message + hint) for each in problems_in(error, (key,))]
+    try:
+        # By alias and without computed fields: what is written must be what can be read.
+        plain = given.model_dump(mode="json", exclude_unset=True, by_alias=True, round_trip=True)
+        choice = KernelChoice.of(impl, {name: plain[name] for name in [*options, *plain] if name in plain}, key)
+        model.model_validate_json(choice.options_json)
+    except (PydanticSerializationError, ValueError, RecursionError):
+        message = f"{op}: {impl}: options are kept as JSON, and JSON cannot hold {shown(options)}"
         return None, [Problem((key,), "option_type", message, options)]
     return choice, []
 

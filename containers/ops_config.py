@@ -16,11 +16,12 @@ from pydantic import (
     StrictBool,
     ValidationError,
     ValidationInfo,
+    field_validator,
     model_serializer,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from kernelkit.containers.choice import KernelChoice
 from kernelkit.containers.choice_reader import read_choice
@@ -28,7 +29,7 @@ from kernelkit.containers.config_schema import ops_schema
 from kernelkit.containers.legacy import migrate
 from kernelkit.containers.presets import PRESETS
 from kernelkit.containers.yaml_file import YamlFile, error_in_file
-from kernelkit.errors import Problem, problems_in, unknown, validation_error
+from kernelkit.errors import problems_in, unknown, validation_error
 from kernelkit.frozen import FrozenDict
 from kernelkit.registry import KernelRegistry, default_registry
 
@@ -116,9 +117,6 @@ class OpsConfig(BaseModel):
             problems += faults
             if choice is not None:
                 choices[registry.op(op).name] = choice
-        preset = named.get("preset")
-        if isinstance(preset, str) and preset not in PRESETS:
-            problems.append(Problem(("preset",), "unknown_preset", unknown("preset", preset, PRESETS), preset))
         try:
             config = handler({key: value for key, value in named.items() if key in cls.model_fields})
         except ValidationError as error:
@@ -128,6 +126,13 @@ class OpsConfig(BaseModel):
         object.__setattr__(config, "__pydantic_extra__", FrozenDict(choices))
         config._keys, config._file = tuple(named), file
         return config
+
+    @field_validator("preset")
+    @classmethod
+    def _is_a_preset(cls, preset: str | None) -> str | None:
+        if preset is not None and preset not in PRESETS:
+            raise PydanticCustomError("unknown_preset", unknown("preset", preset, PRESETS))
+        return preset
 
     @property
     def choices(self) -> Mapping[str, KernelChoice]:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from kernelkit.errors import Loc, Problem, problems_in, validation_error
+from kernelkit.errors import Loc, Problem, problems_in, shown, validation_error
 
 Place = tuple[int, int]
 """Line and column, from 1."""
@@ -59,7 +59,7 @@ class YamlFile:
             raise _refusal(title, path, f"is not YAML: {reason}", _place(mark) if mark else None) from None
         except RecursionError:
             raise _refusal(title, path, "is nested too deeply") from None
-        except Exception as error:  # PyYAML's constructors raise KeyError, IndexError and more for a bad scalar
+        except (yaml.YAMLError, ValueError) as error:  # unprintable characters; a path that no file can have
             reason, _, _ = str(error).partition("\n")
             raise _refusal(title, path, f"cannot be read as YAML: {reason}") from None
         if data is None:
@@ -132,8 +132,19 @@ class _Places:
             self.walk(source, loc, above)
 
 
+class _Loader(yaml.SafeLoader):
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception as error:  # PyYAML's constructors raise KeyError, IndexError and more for a bad scalar
+            reason = f"{shown(node.value)} is not a valid {node.tag.rpartition(':')[2]}"
+            raise yaml.MarkedYAMLError(problem=reason, problem_mark=node.start_mark) from error
+
+
 def _parse(text: str, places: _Places) -> Any:
-    loader = yaml.SafeLoader(text)
+    loader = _Loader(text)
     try:
         node = loader.get_single_node()
         if node is None:

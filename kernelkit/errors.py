@@ -96,7 +96,7 @@ def did_you_mean(name: Any, choices: Iterable[str]) -> str:
     """``" Did you mean 'liger'?"`` where one of ``choices`` is close to ``name``, else an empty string."""
     by_lower = {choice.lower(): choice for choice in choices}
     wanted = name.lower() if isinstance(name, str) else shown(name)
-    close = difflib.get_close_matches(wanted, by_lower, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(wanted, by_lower, n=1, cutoff=0.65)
     return f" Did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
