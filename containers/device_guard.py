@@ -21,7 +21,8 @@ def on_its_device(kernel: Kernel, spec: KernelSpec) -> Kernel:
 
     @functools.wraps(kernel)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        tensor = _first_tensor((*args, *kwargs.values()))
+        # Nearly always the first argument, and this is on every call's way.
+        tensor = args[0] if args and isinstance(args[0], Tensor) else _first_tensor((*args, *kwargs.values()))
         if tensor is not None and tensor.device.type not in allowed:
             raise KernelDeviceError(
                 f"{spec.op}: {spec.name} runs on {' or '.join(spec.hardware.device_types)} and was given tensors on "

@@ -184,5 +184,8 @@ def unused_problems(
 
 
 def _alternatives(need: Need, conditions: Conditions, registry: KernelRegistry) -> str:
-    serving = [spec.name for spec in registry.list(need.op, need.variant) if conditions.problem(spec, need) is None]
-    return f"Available on {conditions.hardware.name} for {need.op} ({need.variant}): {listing(serving)}."
+    here, specs = conditions.hardware, registry.list(need.op, need.variant)
+    serving = [spec.name for spec in specs if conditions.problem(spec, need) is None]
+    lacking = [spec.name for spec in specs if spec.hardware.problem(here) is None and spec.missing_packages(here)]
+    also = f"; once their packages are installed, also: {listing(lacking)}" if lacking else ""
+    return f"Available on {here.name} for {need.op} ({need.variant}): {listing(serving)}{also}."

@@ -170,8 +170,8 @@ class KernelSpec(BaseModel):
         """
         if reason := self.hardware.problem(hardware):
             return reason
-        if missing := [why for package in self.packages if (why := package_problem(package, hardware.packages))]:
-            return " and ".join(missing)
+        if reason := self.missing_packages(hardware):
+            return reason
         if training and self.inference_only:
             return "is for inference only: it has no backward, and the container is built with training=True"
         if compiled and not self.traceable:
@@ -179,6 +179,11 @@ class KernelSpec(BaseModel):
         if dtype is not None and self.dtypes is not None and dtype not in self.dtypes:
             return f"takes {' or '.join(self.dtypes)}, and the model is {dtype}"
         return self._probed(hardware)
+
+    def missing_packages(self, hardware: Hardware) -> str | None:
+        """Which packages have to be installed and how, or None where nothing is missing."""
+        missing = [why for package in self.packages if (why := package_problem(package, hardware.packages))]
+        return " and ".join(missing) or None
 
     def _probed(self, hardware: Hardware) -> str | None:
         if self.probe is None or hardware.packages is None:

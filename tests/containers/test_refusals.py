@@ -92,6 +92,12 @@ def test_the_same_kernel_is_accepted_where_it_can_run(make, impl, settings):
     assert bound(make({"rms_norm": impl}, **settings))["rms_norm", "standard"].impl == impl
 
 
+def test_a_kernel_for_this_machine_whose_packages_are_missing_is_named_as_such():
+    bare_npu = Hardware(device_type="npu", name="npu", packages={})
+    message = mistakes(lambda: KernelContainer.from_config({"rms_norm": "liger"}, hardware=bare_npu))[("rms_norm",)][1]
+    assert message.endswith("(standard): eager, torch; once their packages are installed, also: liger_npu.")
+
+
 def test_all_that_the_machine_refuses_is_reported_at_once(make):
     found = mistakes(lambda: make({"rms_norm": "liger", "attention": "flash_attention_3", "moe_experts": "torch"}))
     assert set(found) == {("rms_norm",), ("attention",)}
