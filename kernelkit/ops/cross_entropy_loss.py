@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ class CrossEntropyLoss(Protocol):
 
 def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Samples:
     """Each argument at work once: ignored labels, a count, bias, softcap and scale together, and a batched shape."""
-    cases: tuple[tuple[tuple[int, ...], int, int, bool, dict[str, object]], ...] = (
+    cases: tuple[tuple[tuple[int, ...], int, int, bool, dict[str, Any]], ...] = (
         ((6,), 16, 33, False, {}),
         ((2, 5), 32, 48, True, {}),
         ((9,), 16, 40, False, {"num_items_in_batch": 23}),
@@ -62,7 +62,7 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
     )
     for shape, hidden, vocabulary, biased, keywords in cases:
         labels = torch.randint(vocabulary, shape, generator=generator, device=device)
-        labels.view(-1)[::3] = keywords.get("ignore_index", -100)  # type: ignore[call-overload]  # an int, in a dict of objects
+        labels.view(-1)[::3] = keywords.get("ignore_index", -100)
         weight = (torch.randn(vocabulary, hidden, generator=generator, device=device) * hidden**-0.5).to(dtype)
         bias = torch.randn(vocabulary, generator=generator, device=device).to(dtype) if biased else None
         states = torch.randn(*shape, hidden, generator=generator, device=device).to(dtype)

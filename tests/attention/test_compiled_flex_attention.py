@@ -97,8 +97,8 @@ def test_mask_and_flex_attention_are_one_graph_within_an_outer_compile(variant, 
 
 def test_options_reach_torch_by_its_names():
     options = FlexAttentionOptions(block_m=64, block_n=32, num_stages=1)
-    assert options.kernel_options() == {"fwd_BLOCK_M": 64, "fwd_BLOCK_N": 32, "num_stages": 1}
-    assert FlexAttentionOptions().kernel_options() is None
+    assert options.kernel_options(1) == {"fwd_BLOCK_M": 64, "fwd_BLOCK_N": 32, "num_stages": 1}
+    assert FlexAttentionOptions().kernel_options(1) is None
 
 
 @pytest.mark.gpu

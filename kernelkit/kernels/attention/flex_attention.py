@@ -35,11 +35,13 @@ class FlexAttentionOptions(BaseModel):
     num_warps: int | None = Field(default=None, ge=1)
     num_stages: int | None = Field(default=None, ge=1)
 
-    def kernel_options(self) -> FlexKernelOptions | None:
-        """As ``flex_attention`` takes them."""
-        named = {"fwd_BLOCK_M": self.block_m, "fwd_BLOCK_N": self.block_n}
+    def kernel_options(self, q_length: int) -> FlexKernelOptions | None:
+        """As ``flex_attention`` takes them, for ``q_length`` queries."""
+        # Left to itself, torch 2.11 takes its decoding kernel for up to 128 queries and may find no size that fits.
+        backend = {} if q_length == 1 else {"BACKEND": "TRITON"}
+        named: dict[str, int | None] = {"fwd_BLOCK_M": self.block_m, "fwd_BLOCK_N": self.block_n}
         named |= {"num_warps": self.num_warps, "num_stages": self.num_stages}
-        chosen = {name: value for name, value in named.items() if value is not None}
+        chosen = backend | {name: value for name, value in named.items() if value is not None}
         return cast("FlexKernelOptions", chosen) if chosen else None
 
 
@@ -85,7 +87,7 @@ class FlexAttention:
         query, key = query.to(value.dtype), key.to(value.dtype)
         score_mod = None if softcap is None else _softcap(softcap)
         attend = self._attend_on(query.device)
-        output = attend(query, key, value, score_mod, mask, scaling, self.options.kernel_options())
+        output = attend(query, key, value, score_mod, mask, scaling, self.options.kernel_options(query.shape[2]))
         return output.transpose(1, 2).contiguous(), None
 
     def _attend_on(self, device: torch.device) -> Callable[..., Tensor]:
