@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from kernelkit import HardwareRequirement, KernelContainer, default_registry, register_kernel
 from kernelkit.containers import Need
 from kernelkit.models.layers.kernel_module import KernelModule
+from kernelkit.spec import Kernel
 
 LIMIT = 1.10
 """The most that a bound kernel may cost, as a multiple of the hard-coded call."""
@@ -43,6 +44,8 @@ class HardCoded(nn.Module):
 
 class Bound(KernelModule):
     """Calls the kernel that a container gave it."""
+
+    rms_norm: Kernel
 
     def __init__(self, container: KernelContainer) -> None:
         super().__init__()
