@@ -19,7 +19,7 @@ PACKAGES = ("kernelkit", "torch", "transformers", "triton", "liger-kernel", "dep
 
 
 def env(as_json: Json = False) -> None:
-    """Print versions, devices and the kernels that work here."""
+    """Print versions, devices and the kernels that are available here."""
     from kernelkit.hardware import Hardware
     from kernelkit.registry import default_registry
 
@@ -68,7 +68,7 @@ def cxx_compiler() -> str | None:
 
 
 def working(op: str, registry: KernelRegistry, machine: Hardware) -> dict[str, str]:
-    """By implementation: ``works`` after it was imported and made, or the reason why not."""
+    """By implementation: ``available`` after it was imported and made, or the reason why not."""
     return {impl: _state(registry.list(op, name=impl), machine) for impl in registry.impls(op)}
 
 
@@ -77,7 +77,7 @@ def _state(specs: list[Any], machine: Hardware) -> str:
         spec.variant: reason for spec in specs if (reason := spec.problem(machine, training=False) or _fault(spec))
     }
     if not reasons:
-        return "works"
+        return "available"
     if len(reasons) == len(specs) and len(set(reasons.values())) == 1:
         return next(iter(reasons.values()))
     return "; ".join(f"{variant}: {reason}" for variant, reason in reasons.items())

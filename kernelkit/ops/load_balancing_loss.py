@@ -35,7 +35,9 @@ class LoadBalancingLoss(Protocol):
 def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Samples:
     """One layer and several, with padding and without."""
     for layers, tokens, experts, top_k, padded in ((1, 8, 4, 1, False), (3, 12, 8, 2, True), (2, 6, 5, 3, False)):
-        logits = tuple(torch.randn(tokens, experts, generator=generator, device=device).to(dtype) for _ in range(layers))
+        logits = tuple(
+            torch.randn(tokens, experts, generator=generator, device=device).to(dtype) for _ in range(layers)
+        )
         mask = (torch.arange(tokens, device=device) % 3 > 0).long().view(2, -1) if padded else None
         yield (logits, experts, top_k), {"attention_mask": mask}
 

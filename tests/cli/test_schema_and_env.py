@@ -32,7 +32,7 @@ def test_env_gives_versions_and_the_state_of_each_kernel(run):
     assert report["machine"]["torch"] == torch.__version__
     assert report["machine"]["kernelkit"] == kernelkit.__version__
     assert report["machine"]["cuda"] == torch.version.cuda
-    assert report["kernels"]["attention"]["eager"] == "works"
+    assert report["kernels"]["attention"]["eager"] == "available"
     assert report["kernels"]["sum"]["lost"].startswith("cannot be loaded: ModuleNotFoundError")
     assert list(report["broken_plugins"]) == ["tidal (tidal.kernels:register)"]
 
@@ -40,7 +40,7 @@ def test_env_gives_versions_and_the_state_of_each_kernel(run):
 def test_env_is_text_to_paste_unless_json_is_asked_for(run):
     lines = run("env").stdout.splitlines()
     assert ["torch", torch.__version__] in [line.split() for line in lines]
-    assert ["sum", "eager", "works"] in [line.split() for line in lines]
+    assert ["sum", "eager", "available"] in [line.split() for line in lines]
     assert lines[-1].startswith("plug-in tidal")
 
 
