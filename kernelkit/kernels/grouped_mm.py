@@ -47,6 +47,7 @@ def _empty_gradients(gradient: Tensor, rows: Tensor, weight: Tensor, ends: Tenso
 
 @custom_op("grouped_mm_backward", fake=_empty_gradients)
 def _opaque_backward(gradient: Tensor, rows: Tensor, weight: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    gradient = gradient.contiguous()  # that of a sum has strides of zero, which torch refuses
     of_rows = F.grouped_mm(gradient, weight.transpose(1, 2), offs=ends)
     of_weight = F.grouped_mm(rows.t(), gradient, offs=ends)
     return of_rows, of_weight

@@ -14,8 +14,8 @@ class CrossEntropyLoss(Protocol):
     """Project hidden states to the vocabulary and take the cross-entropy with the labels.
 
     logits = hidden @ weight.T + bias, times ``logit_scale``, then softcap * tanh(logits / softcap), in the dtype of the
-    hidden states; the loss is taken of logits.float(), as transformers' ``ForCausalLMLoss`` does. A kernel may keep more
-    precision than that between the steps.
+    hidden states; the loss is taken of logits.float(), as transformers' ``ForCausalLMLoss`` does. A kernel may keep
+    more precision than that between the steps.
     """
 
     def __call__(

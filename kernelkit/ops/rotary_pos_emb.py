@@ -27,7 +27,7 @@ class RotaryPosEmb(Protocol):
         Args:
             query: [B, Hq, S, D], any strides; a projection seen through ``transpose(1, 2)`` is the usual case.
             key: [B, Hk, S, D].
-            cos, sin: [B or 1, S, R] with R <= D, in the dtype of the query.
+            cos, sin: [B or 1, S, R] with R <= D, in the dtype of the query. A kernel owes them no gradient.
 
         Returns:
             The rotated query and key, new tensors of the same shapes and dtypes.

@@ -1,0 +1,10 @@
+"""Where TRITON_INTERPRET=1 is set, Triton's interpreter is prepared before anything imports a kernel."""
+
+from __future__ import annotations
+
+from tests.kernels.judge import INTERPRETED
+
+if INTERPRETED:
+    from tests.kernels import interpreter
+
+    interpreter.prepare()

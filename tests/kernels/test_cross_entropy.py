@@ -1,0 +1,105 @@
+"""What the loss kernels owe beyond their numbers, and the loss of logits that are there already."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from kernelkit.kernels.cross_entropy_loss.eager import cross_entropy
+from tests.kernels.judge import DEVICES, Call, assert_as_good_as_eager, built, judged_kernels
+
+each_kernel = pytest.mark.parametrize("spec", judged_kernels("cross_entropy_loss"))
+each_device = pytest.mark.parametrize("device", DEVICES)
+
+
+def tensors(device, tokens=6):
+    generator = torch.Generator(device).manual_seed(0)
+    states = torch.randn(tokens, 16, generator=generator, device=device, requires_grad=True)
+    weight = torch.randn(40, 16, generator=generator, device=device, requires_grad=True)
+    labels = torch.randint(40, (tokens,), generator=generator, device=device)
+    return states, weight, labels
+
+
+@each_kernel
+@each_device
+def test_without_any_label_the_loss_is_nan_and_the_gradients_are_zero(spec, device):
+    kernel, (states, weight, labels) = built(spec, device), tensors(device)
+    loss, _ = kernel(states, weight, torch.full_like(labels, -100))
+    loss.backward()
+    assert loss.isnan()
+    assert states.grad.count_nonzero() == 0
+    assert weight.grad.count_nonzero() == 0
+
+
+@each_kernel
+@each_device
+def test_without_any_label_but_with_a_count_the_loss_is_zero(spec, device):
+    kernel, (states, weight, labels) = built(spec, device), tensors(device)
+    loss, _ = kernel(states, weight, torch.full_like(labels, -100), num_items_in_batch=7)
+    assert loss == 0
+
+
+@each_kernel
+@each_device
+@pytest.mark.parametrize("trained", ["states", "weight"])
+def test_what_is_frozen_takes_no_gradient_from_the_rest(spec, trained, device):
+    kernel, (states, weight, labels) = built(spec, device), tensors(device)
+    frozen, left = (weight, states) if trained == "states" else (states, weight)
+    (expected,) = torch.autograd.grad(F.cross_entropy(F.linear(states, weight), labels), left)
+    frozen.requires_grad_(False)
+    loss, _ = kernel(states, weight, labels)
+    loss.backward()
+    assert frozen.grad is None
+    torch.testing.assert_close(left.grad, expected)
+
+
+@each_kernel
+@each_device
+def test_losses_of_micro_batches_add_up_to_that_of_the_batch(spec, device):
+    kernel, (states, weight, labels) = built(spec, device), tensors(device)
+    whole, _ = kernel(states, weight, labels)
+    parts = [
+        kernel(states[part], weight, labels[part], num_items_in_batch=len(labels))[0]
+        for part in (slice(0, 2), slice(2, None))
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+
+
+@each_kernel
+@each_device
+def test_no_token_is_no_error(spec, device):
+    kernel, (states, weight, labels) = built(spec, device), tensors(device, tokens=0)
+    loss, _ = kernel(states, weight, labels, num_items_in_batch=3)
+    loss.backward()
+    assert loss == 0
+    assert weight.grad.count_nonzero() == 0
+
+
+@each_kernel
+@each_device
+@pytest.mark.parametrize("softcap", [None, 4.0])
+def test_a_scale_that_is_no_power_of_two_is_as_good_as_eagers(spec, softcap, device):
+    kernel, (states, weight, labels) = built(spec, device), tensors(device)
+    dtype = torch.float32 if spec.name == "liger" and device == "cpu" else torch.bfloat16
+    arguments = {"hidden_states": states.detach().to(dtype), "weight": weight.detach().to(dtype), "labels": labels}
+    settings = {"bias": torch.ones(40, dtype=dtype, device=device), "logit_scale": 0.3, "softcap": softcap}
+    assert_as_good_as_eager(kernel, spec, Call("cross_entropy_loss", arguments | settings))
+
+
+@each_kernel
+@each_device
+def test_logits_that_are_asked_for_carry_gradients(spec, device):
+    kernel, (states, weight, labels) = built(spec, device), tensors(device)
+    _, logits = kernel(states, weight, labels, return_logits=True)
+    (found,) = torch.autograd.grad(logits.square().sum(), weight)
+    (expected,) = torch.autograd.grad(F.linear(states, weight).square().sum(), weight)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_loss_of_given_logits_takes_labels_of_any_strides_and_counts():
+    logits, labels = torch.randn(2, 5, 11), torch.randint(11, (2, 6))[:, 1:]
+    summed = F.cross_entropy(logits.flatten(0, 1), labels.reshape(-1), reduction="sum")
+    assert torch.equal(cross_entropy(logits, labels, num_items_in_batch=4), summed / 4)
+    assert torch.equal(cross_entropy(logits, labels, num_items_in_batch=torch.tensor(4)), summed / 4)
+    assert torch.equal(cross_entropy(logits, labels), F.cross_entropy(logits.flatten(0, 1), labels.reshape(-1)))
