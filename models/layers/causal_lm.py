@@ -24,8 +24,9 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
 
     model_class: ClassVar[type[DecoderModel]]
     cross_entropy_loss: Kernel
-    if TYPE_CHECKING:  # transformers reads the annotations of a class at run time
+    if TYPE_CHECKING:  # PreTrainedModel has no types, and nn.Module answers to every name
         config: PreTrainedConfig
+        post_init: Any
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: PreTrainedConfig, kernels: Any = None) -> None:
@@ -82,7 +83,7 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
     def predict(
         self, hidden_states: Tensor, targets: Tensor | None, *, return_logits: bool, **loss_arguments: Any
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The loss of ``targets`` [B, S] under ``hidden_states`` [B, S, H], and the logits; without targets, no loss."""
+        """The loss of ``targets`` [B, S] under ``hidden_states`` [B, S, H], and the logits; no loss without targets."""
         if targets is None:
             return None, self.lm_head(hidden_states)
         obstacle = obstacle_to_fusing(self.lm_head)

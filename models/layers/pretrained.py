@@ -64,6 +64,8 @@ class KernelPreTrainedModel(PreTrainedModel):
             config = copy.deepcopy(config)
             source = kernels if isinstance(kernels, KernelSource) else KernelSource(as_container(kernels))
             kernels = source.bind(self.kernel_needs(config), type(self).__name__)
+            # A stock model may have left its own choices in the config that it was built from.
+            config._experts_implementation = None
             config._attn_implementation = next(kernels[key].impl for key in kernels if key[0] == "attention")
         super().__init__(config)
         self.kernels: Bindings = kernels

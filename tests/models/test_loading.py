@@ -94,6 +94,15 @@ def test_the_config_of_a_model_is_its_own() -> None:
     assert config._attn_implementation is None
 
 
+@families
+def test_a_config_that_a_stock_model_was_built_from_builds_ours(family: str) -> None:
+    config = small_config(family)
+    stock = transformers.AutoModelForCausalLM.from_config(config)
+    ours = build_model(stock.config, kernels=EAGER, device="cpu")
+    assert kernel_report(ours).impls["attention"] == {"eager"}
+    assert stock.config._attn_implementation == "sdpa"
+
+
 def test_kernels_may_be_given_in_every_form(tmp_path: Path) -> None:
     file = tmp_path / "ops.yaml"
     file.write_text("rms_norm: torch\n")
