@@ -81,10 +81,41 @@ def test_no_token_is_no_error(spec, device):
 @pytest.mark.parametrize("softcap", [None, 4.0])
 def test_a_scale_that_is_no_power_of_two_is_as_good_as_eagers(spec, softcap, device):
     kernel, (states, weight, labels) = built(spec, device), tensors(device)
-    dtype = torch.float32 if spec.name == "liger" and device == "cpu" else torch.bfloat16
+    dtype = torch.float32 if spec.name == "liger" else torch.bfloat16
     arguments = {"hidden_states": states.detach().to(dtype), "weight": weight.detach().to(dtype), "labels": labels}
     settings = {"bias": torch.ones(40, dtype=dtype, device=device), "logit_scale": 0.3, "softcap": softcap}
     assert_as_good_as_eager(kernel, spec, Call("cross_entropy_loss", arguments | settings))
+
+
+@each_kernel
+@each_device
+def test_liger_refuses_a_scale_that_it_would_round(spec, device):
+    kernel, (states, weight, labels) = built(spec, device), tensors(device)
+    half = states.detach().bfloat16(), weight.detach().bfloat16(), labels
+    if spec.name == "liger":
+        with pytest.raises(ValueError, match=r"cross_entropy_loss: liger.*power of two"):
+            kernel(*half, logit_scale=0.3)
+    else:
+        assert torch.isfinite(kernel(*half, logit_scale=0.3)[0])
+    if spec.name != "liger" or device != "cpu":
+        assert torch.isfinite(kernel(*half, logit_scale=0.25)[0])
+
+
+@each_kernel
+@each_device
+def test_a_gradient_of_the_gradient_is_right_or_refused(spec, device):
+    kernel, (states, weight, labels) = built(spec, device), tensors(device)
+
+    def gradient_of_the_gradient():
+        loss, _ = kernel(states, weight, labels)
+        (first,) = torch.autograd.grad(loss, weight, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), weight)[0]
+
+    if spec.name == "eager":
+        assert gradient_of_the_gradient().count_nonzero() > 0
+    else:
+        with pytest.raises(RuntimeError, match=r"create_graph|double backward"):
+            gradient_of_the_gradient()
 
 
 @each_kernel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,11 +13,15 @@ from kernelkit.kernels.cross_entropy_loss.eager import project
 from kernelkit.kernels.cross_entropy_loss.liger import LigerCrossEntropyOptions
 from kernelkit.kernels.custom_op import custom_op
 from kernelkit.kernels.dtypes import as_in_a_product
+from kernelkit.kernels.scaled_gradient import refuse_create_graph
 from kernelkit.spec import Kernel
 
 
 def cross_entropy_loss(options: LigerCrossEntropyOptions) -> Kernel:
-    """The kernel. Where logits are asked for, they come from a product of their own."""
+    """The kernel. Where logits are asked for, they come from a product of their own.
+
+    It raises a ValueError for a ``logit_scale`` that would be rounded: one that is no power of two, below float32.
+    """
 
     def kernel(
         hidden_states: Tensor,
@@ -50,6 +55,11 @@ def _scaled(
     """Liger has no factor of the logits, but that of a linear map may as well be one of its input and its bias."""
     rows, weight, *biases = as_in_a_product(rows, weight, *([] if bias is None else [bias]))
     if logit_scale != 1.0:
+        if rows.dtype != torch.float32 and math.frexp(logit_scale)[0] not in (0.5, -0.5):
+            raise ValueError(
+                f"cross_entropy_loss: liger would round the hidden states times logit_scale={logit_scale} to "
+                f"{rows.dtype}, which eager does not; use eager or compile, or a power of two"
+            )
         rows, biases = rows * logit_scale, [bias * logit_scale for bias in biases]
     return rows, weight, biases[0] if biases else None
 
@@ -144,6 +154,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _differentiate(ctx: Any, factor: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    refuse_create_graph("cross_entropy_loss")
     products = _multiply(factor, *ctx.saved_tensors)
     of_inputs = [product if wanted else None for product, wanted in zip(products, ctx.needs_input_grad, strict=False)]
     return *of_inputs, *[None] * (len(ctx.needs_input_grad) - 3)

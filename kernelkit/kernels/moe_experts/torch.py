@@ -30,10 +30,11 @@ def moe_experts(
     ends = torch.searchsorted(choices, torch.arange(experts, device=order.device).int(), right=True, out_int32=True)
     present = (top_k_index < experts).unsqueeze(-1)
 
-    rows = _Dispatch.apply(states, order // top_k, back, present)  # type: ignore[no-untyped-call]  # torch's
+    # type: torch.autograd.Function.apply has no types.
+    rows = _Dispatch.apply(states, order // top_k, back, present)  # type: ignore[no-untyped-call]  # as said above
     gate, up = grouped_mm(rows, gate_up_proj.transpose(1, 2), ends).chunk(2, dim=-1)
     rows = grouped_mm(F.silu(gate) * up, down_proj.transpose(1, 2), ends)
-    outputs = _Permute.apply(rows, back, order).view(*top_k_index.shape, -1)  # type: ignore[no-untyped-call]
+    outputs = _Permute.apply(rows, back, order).view(*top_k_index.shape, -1)  # type: ignore[no-untyped-call]  # as above
     outputs = torch.where(present, outputs, 0) * top_k_weights.unsqueeze(-1)
     return outputs.sum(dim=1).to(hidden_states.dtype)
 
