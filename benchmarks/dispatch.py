@@ -1,8 +1,8 @@
 """What it costs to call a bound kernel instead of a function that is written into ``forward``.
 
-The kernel does nothing, so that only the call is timed. The styles are timed in turn, many rounds, and each round's
-ratio is taken against its own hard-coded call; the medians are printed. Exits with 1 where a bound kernel costs more
-than the limit.
+The kernel does nothing, so that only the call is timed, in the norm layer that the models use. The styles are timed in
+turn, many rounds, and each round's ratio is taken against its own hard-coded call; the medians are printed. Exits with
+1 where a bound kernel costs more than the limit.
 
     python benchmarks/dispatch.py [--rounds 201] [--calls 20000]
 """
@@ -21,9 +21,8 @@ from dependency_injector import providers
 from torch import Tensor, nn
 
 from kernelkit import HardwareRequirement, KernelContainer, default_registry, register_kernel
-from kernelkit.containers import Need
-from kernelkit.models.layers.kernel_module import KernelModule
-from kernelkit.spec import Kernel
+from kernelkit.containers import Bindings, Need
+from kernelkit.models.layers.norm import RMSNorm
 
 LIMIT = 1.10
 """The most that a bound kernel may cost, as a multiple of the hard-coded call."""
@@ -34,46 +33,34 @@ def no_op(hidden_states: Tensor, weight: Tensor, eps: float) -> Tensor:
     return hidden_states
 
 
-class HardCoded(nn.Module):
-    """Calls a function of its module."""
+class HardCoded(RMSNorm):
+    """The models' norm with the call written into ``forward``."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Do nothing, directly."""
-        return no_op(hidden_states, hidden_states, 1e-6)
+        return no_op(hidden_states, self.weight, self.variance_epsilon)
 
 
-class Bound(KernelModule):
-    """Calls the kernel that a container gave it."""
+class Provided(RMSNorm):
+    """The models' norm, asking a provider in every call as kernelkit's models never do."""
 
-    rms_norm: Kernel
-
-    def __init__(self, container: KernelContainer) -> None:
-        super().__init__()
-        self.bind(container.bind([Need("rms_norm")], model=type(self).__name__), "rms_norm")
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Do nothing, through a bound attribute."""
-        return self.rms_norm(hidden_states, hidden_states, 1e-6)
-
-
-class Provided(nn.Module):
-    """Asks a provider in every call, as kernelkit's models never do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rms_norm = providers.Callable(no_op)
+    def __init__(self, kernels: Bindings) -> None:
+        super().__init__(1, 1e-6, kernels)
+        self.provider = providers.Callable(no_op)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Do nothing, through a provider."""
-        return self.rms_norm(hidden_states, hidden_states, 1e-6)
+        result: Tensor = self.provider(hidden_states, self.weight, self.variance_epsilon)
+        return result
 
 
-def bound_to(device_type: str) -> Bound:
-    """A module bound to the no-op, declared for ``device_type``; any but ``any`` adds a check of the device."""
+def bound_to(device_type: str) -> Bindings:
+    """The no-op, declared for ``device_type``; any but ``any`` adds a check of the device to each call."""
     registry = default_registry().copy()
     requirement = HardwareRequirement(device_type=device_type)
     register_kernel("rms_norm", "no_op", registry=registry, hardware=requirement)(no_op)
-    return Bound(KernelContainer.from_config({"rms_norm": "no_op"}, registry=registry, device="cpu"))
+    container = KernelContainer.from_config({"rms_norm": "no_op"}, registry=registry, device="cpu")
+    return container.bind([Need("rms_norm")], model="RMSNorm")
 
 
 def measure(modules: dict[str, nn.Module], rounds: int, calls: int) -> dict[str, tuple[float, float]]:
@@ -106,11 +93,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=201)
     parser.add_argument("--calls", type=int, default=20_000)
     given = parser.parse_args()
-    modules = {
-        "hard-coded call": HardCoded(),
-        "bound kernel": bound_to("any"),
-        "bound kernel with a device check": bound_to("cpu"),
-        "provider in forward": Provided(),
+    modules: dict[str, nn.Module] = {
+        "hard-coded call": HardCoded(1, 1e-6, bound_to("any")),
+        "bound kernel": RMSNorm(1, 1e-6, bound_to("any")),
+        "bound kernel with a device check": RMSNorm(1, 1e-6, bound_to("cpu")),
+        "provider in forward": Provided(bound_to("any")),
     }
     with torch.inference_mode():
         found = measure(modules, given.rounds, given.calls)
