@@ -56,7 +56,11 @@ def test_differentiating_an_operator_twice_raises(spec, device):
     call = with_gradient(calls(spec.op, spec.variant, dtype, device)[0])
     outputs = tensors(call(kernel))
     incoming = call.cotangents_of(outputs)
-    gradients = torch.autograd.grad(outputs, call.leaves(), incoming, create_graph=True)
+
+    def differentiate_twice():
+        gradients = torch.autograd.grad(outputs, call.leaves(), incoming, create_graph=True)
+        sum(gradient.square().sum() for gradient in gradients).backward()
+
     # A rotation is linear: its gradient depends on no input, and there is nothing to differentiate.
     with pytest.raises(RuntimeError, match=r"no autograd formula|does not require grad"):
-        sum(gradient.square().sum() for gradient in gradients).backward()
+        differentiate_twice()
