@@ -171,5 +171,6 @@ OP = Op(
     name="distillation_loss",
     variants={"standard": "TRL GKDTrainer.generalized_jsd_loss; Hinton et al., arXiv:1503.02531"},
     protocol=DistillationLoss,
+    default="chunked",
     preference=("chunked", "eager", "liger"),
 )
