@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from kernelkit import build_model
+from kernelkit import Hardware, build_model
+from kernelkit.kernels.compiled import problem
 from tests.models.families import FAMILIES, assert_close, small_config, tokens
 
 OPS = {"preset": "torch"}
@@ -105,6 +106,7 @@ def _doubled(hidden_states: torch.Tensor, weight: torch.Tensor, eps: float) -> t
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(problem(Hardware.detect("cpu")) is not None, reason="inductor needs a C++ compiler")
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_moe"])
 def test_inductor_gives_the_gradients_of_the_plain_model(family: str) -> None:
     model = model_with(OPS, family)
