@@ -8,6 +8,7 @@ import os
 import shutil
 import sysconfig
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +16,12 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from kernelkit.caller import caller_location
 from kernelkit.hardware import Hardware, HardwareRequirement
-from kernelkit.spec import Kernel
+from kernelkit.spec import Kernel, KernelSpec
 
 HARDWARE = HardwareRequirement(device_type=("cpu", "cuda", "xpu"))
 """The devices that inductor generates code for."""
-
-PROBE = f"{__name__}:problem"
 
 
 class CompileOptions(BaseModel):
@@ -62,6 +62,24 @@ def compiled(function: Kernel, options: CompileOptions) -> Kernel:
         return versions[kind](*args, **kwargs)
 
     return kernel
+
+
+def compiled_specs(op: str, functions: Mapping[str, Kernel]) -> tuple[KernelSpec, ...]:
+    """A spec named ``compile`` for each variant of ``op``, made of the function given for it."""
+    return tuple(
+        KernelSpec(
+            op=op,
+            variant=variant,
+            name="compile",
+            factory=functools.partial(compiled, function),
+            hardware=HARDWARE,
+            probe=f"{__name__}:problem",
+            options=CompileOptions,
+            description="The eager kernel through torch.compile, rounding where eager mode does.",
+            location=caller_location(__name__),
+        )
+        for variant, function in functions.items()
+    )
 
 
 def _compile(function: Any, options: CompileOptions) -> Kernel:
