@@ -66,7 +66,7 @@ class KernelPreTrainedModel(PreTrainedModel):
             kernels = source.bind(self.kernel_needs(config), type(self).__name__)
             # A stock model may have left its own choices in the config that it was built from.
             config._experts_implementation = None
-            config._attn_implementation = next(kernels[key].impl for key in kernels if key[0] == "attention")
+            config._attn_implementation = _attention_impl(kernels)
         super().__init__(config)
         self.kernels: Bindings = kernels
 
@@ -132,8 +132,8 @@ class KernelPreTrainedModel(PreTrainedModel):
         for module in self.modules():
             if isinstance(module, Attention):
                 module.bind(kernels, "attention", attention_variant(module.sliding_window))
-        self.config._attn_implementation = impl
-        logger.info("%s: attention is now %s", type(self).__name__, impl)
+        self.config._attn_implementation = _attention_impl(kernels)
+        logger.info("%s: attention is now %s", type(self).__name__, self.config._attn_implementation)
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *_: Any, **__: Any) -> str | None:
         # The container has checked it; transformers would look it up in its global table.
@@ -143,6 +143,10 @@ class KernelPreTrainedModel(PreTrainedModel):
     def create_masks_for_generate(*, attention_mask: Tensor | None, **_: Any) -> Tensor | None:
         """Hand the padding mask on: each attention kernel's mask is built in ``forward``."""
         return attention_mask
+
+
+def _attention_impl(kernels: Bindings) -> str:
+    return next(binding.impl for (op, _), binding in kernels.items() if op == "attention")
 
 
 def _single_device(device_map: Any) -> Any:

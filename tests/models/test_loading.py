@@ -160,6 +160,8 @@ def test_set_attn_implementation_rebinds_and_reports() -> None:
     assert kernel_report(ours).impls["attention"] == {"sdpa"}
     assert ours.config._attn_implementation == "sdpa"
     assert_close(logits(ours), before, 1e-5)
+    ours.set_attn_implementation("auto")
+    assert ours.config._attn_implementation == "sdpa"
     with pytest.raises(ValidationError, match="Did you mean 'sdpa'"):
         ours.set_attn_implementation("spda")
 
