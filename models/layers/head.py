@@ -16,6 +16,8 @@ def obstacle_to_fusing(head: nn.Module) -> str | None:
         return f"the head is a {type(head).__name__}, not a plain nn.Linear"
     if head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or head._backward_pre_hooks:
         return "the head has hooks"
+    if "forward" in head.__dict__:  # accelerate moves offloaded weights that way
+        return "the head's forward is replaced"
     if hasattr(head, "parametrizations"):
         return "the head's weight is parametrised"
     if isinstance(head.weight, DTensor):

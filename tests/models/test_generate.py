@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers.generation.configuration_utils import CompileConfig
 
 from tests.models.families import FAMILIES, pair, tokens
 
@@ -46,6 +47,21 @@ def test_a_static_cache_generates_the_same(family: str) -> None:
     expected = stock.generate(**prompt, max_new_tokens=6, do_sample=False)
     actual = ours.generate(
         **prompt, max_new_tokens=6, do_sample=False, cache_implementation="static", disable_compile=True
+    )
+    assert torch.equal(actual, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_moe"])
+def test_a_static_cache_generates_the_same_where_decoding_is_compiled_whole(family: str) -> None:
+    stock, ours = pair(family, {"preset": "torch"})
+    mask = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]])
+    prompt = {"input_ids": tokens(2, 4).masked_fill(mask == 0, 0), "attention_mask": mask}
+    expected = stock.generate(**prompt, max_new_tokens=6, do_sample=False)
+    settings = CompileConfig(fullgraph=True, backend="aot_eager", mode=None)
+    settings._compile_all_devices = True
+    actual = ours.generate(
+        **prompt, max_new_tokens=6, do_sample=False, cache_implementation="static", compile_config=settings
     )
     assert torch.equal(actual, expected)
 
