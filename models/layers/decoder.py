@@ -169,8 +169,9 @@ class DecoderModel(KernelPreTrainedModel):
         """Names of the outputs to collect: those asked for, else those that the config asks for."""
         defaults = {name: getattr(self.config, f"output_{name}", False) for name in flags}
         wanted = [name for name, flag in flags.items() if (defaults[name] if flag is None else flag)]
-        if "attentions" in wanted and not all(attention.returns_weights for attention in self.attentions):
-            impl = self.attentions[0].bindings["attention"].impl
+        without = [attention for attention in self.attentions if not attention.returns_weights]
+        if "attentions" in wanted and without:
+            impl = without[0].bindings["attention"].impl
             raise ValueError(f"attention: {impl} returns no weights; output_attentions=True needs attention: eager")
         return wanted
 

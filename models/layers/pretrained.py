@@ -75,8 +75,6 @@ class KernelPreTrainedModel(PreTrainedModel):
         """The kernels that a model of this class with ``config`` asks for."""
         raise NotImplementedError
 
-    # --- loading ---------------------------------------------------------------------------------------------------
-
     @classmethod
     def from_pretrained(
         cls, path: Any, *args: Any, kernels: Any = None, training: bool = True, compiled: bool = False, **kwargs: Any
@@ -114,8 +112,6 @@ class KernelPreTrainedModel(PreTrainedModel):
     def is_custom_code(cls) -> bool:
         """False, for transformers' conversions of checkpoints (stacked experts): parameters have the same names."""
         return False
-
-    # --- attention, as transformers speaks of it -------------------------------------------------------------------
 
     def set_attn_implementation(
         self, attn_implementation: str | dict[str, str], allow_all_kernels: bool = False
