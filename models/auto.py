@@ -33,6 +33,7 @@ def build_model(
     device: Any = None,
     training: bool = True,
     compiled: bool = False,
+    distilled: bool = False,
 ) -> CausalLM:
     """A causal language model with kernels of its own.
 
@@ -44,19 +45,19 @@ def build_model(
         device: where the weights are made; torch's default device unless given.
         training: whether gradients will be asked for. A container that is given knows it already.
         compiled: whether ``torch.compile`` will trace the model; likewise.
+        distilled: whether a teacher will teach the model, which then has a ``distillation_loss`` as well.
 
     Raises:
         ValidationError: where the kernels cannot serve this model.
         ValueError: for a family that kernelkit does not have.
     """
     if not isinstance(config, PreTrainedConfig):
-        return AutoModelForCausalLM.from_pretrained(
-            config, kernels=kernels, dtype=dtype, device_map=device, training=training, compiled=compiled
-        )
+        settings = {"training": training, "compiled": compiled, "distilled": distilled}
+        return AutoModelForCausalLM.from_pretrained(config, kernels=kernels, dtype=dtype, device_map=device, **settings)
     family = family_of(config)
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype or config.dtype or torch.get_default_dtype()
     container = as_container(kernels, device=device, dtype=dtype, training=training, compiled=compiled)
-    source = KernelSource(container, device, dtype)
+    source = KernelSource(container, device, dtype, distilled)
     with torch.device(device if device is not None else torch.get_default_device()):
         # Made of a copy: transformers writes the dtype into the config that it is given.
         return family._from_config(copy.deepcopy(config), dtype=dtype, kernels=source)
@@ -72,8 +73,8 @@ class AutoModelForCausalLM:
         Args:
             path: folder or hub name.
             kernels: as in :func:`build_model`.
-            *args, **kwargs: as in ``transformers.AutoModelForCausalLM.from_pretrained``; further ``training`` and
-                ``compiled`` as in :func:`build_model`.
+            *args, **kwargs: as in ``transformers.AutoModelForCausalLM.from_pretrained``; further ``training``,
+                ``compiled`` and ``distilled`` as in :func:`build_model`.
 
         Raises:
             ValidationError: where the kernels cannot serve this model.

@@ -15,7 +15,9 @@ from kernelkit.kernels.cross_entropy_loss.eager import cross_entropy
 from kernelkit.models.layers.decoder import DecoderModel
 from kernelkit.models.layers.head import obstacle_to_fusing
 from kernelkit.models.layers.kernel_module import KernelModule
-from kernelkit.models.layers.pretrained import KernelPreTrainedModel
+from kernelkit.models.layers.pretrained import DISTILLATION, KernelPreTrainedModel
+from kernelkit.models.layers.teaching import DistilledOutput, Distillation, Teaching
+from kernelkit.ops.distillation_loss import DistillationOutput
 from kernelkit.spec import Kernel
 
 
@@ -24,6 +26,7 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
 
     model_class: ClassVar[type[DecoderModel]]
     cross_entropy_loss: Kernel
+    distillation_loss: Kernel
     if TYPE_CHECKING:  # PreTrainedModel has no types, and nn.Module answers to every name
         config: PreTrainedConfig
         post_init: Any
@@ -35,6 +38,8 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
         self.vocab_size = self.config.vocab_size
         self.lm_head = nn.Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
         self.bind(self.kernels, "cross_entropy_loss")
+        if DISTILLATION in self.kernels:
+            self.bind(self.kernels, *DISTILLATION)
         self.post_init()
 
     @classmethod
@@ -54,6 +59,8 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_logits: bool | None = None,
+        teaching: Teaching | None = None,
+        distillation: Distillation = Distillation(),
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Run the model, and the loss where there are labels.
@@ -64,11 +71,15 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
             logits_to_keep: compute logits of the last so many positions, or of the positions given; 0 means all.
             return_logits: with labels, the logits must be returned. By default they must outside training; in training
                 a fused loss leaves them out.
+            teaching: what a teacher predicts at the same positions. The loss is then the distillation loss, and the
+                logits are left out.
+            distillation: how the teacher is followed.
             **kwargs: ``num_items_in_batch``, ``ignore_index`` and ``shift_labels`` as in ``ForCausalLMLoss``; the rest
                 goes to the decoder.
 
         Raises:
-            ValueError: as the decoder, and for a loss kernel that was named although the head cannot be fused.
+            ValueError: as the decoder, for a loss kernel that was named although the head cannot be fused, and for
+                ``teaching`` without labels or without a kernel for it.
         """
         loss_arguments = {name: kwargs.pop(name) for name in _LOSS_ARGUMENTS if name in kwargs}
         targets = _targets(labels, kwargs.pop("shift_labels", None), loss_arguments.get("ignore_index", -100))
@@ -76,6 +87,10 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache=use_cache, **kwargs
         )
         hidden_states = _keep(outputs.last_hidden_state, logits_to_keep)
+        if teaching is not None:
+            figures = self.follow(hidden_states, targets, teaching, distillation, **loss_arguments)
+            output = self.output(outputs, figures.loss, None, attention_mask)
+            return DistilledOutput(**output, distillation=figures)
         wants_logits = not self.training if return_logits is None else return_logits
         loss, logits = self.predict(hidden_states, targets, return_logits=wants_logits, **loss_arguments)
         return self.output(outputs, loss, logits, attention_mask)
@@ -95,6 +110,54 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
         _allow_unfused(self.bindings["cross_entropy_loss"], obstacle)
         logits = self.lm_head(hidden_states)
         return cross_entropy(logits, targets, **loss_arguments), logits
+
+    def teach(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
+    ) -> Teaching:
+        """What this model, as a teacher, predicts at each position of ``input_ids`` [B, S], without its logits.
+
+        Raises:
+            ValueError: for a head that cannot be used without calling it, such as one with a LoRA adapter.
+        """
+        outputs = self.model(input_ids, attention_mask, position_ids, use_cache=False)
+        return Teaching(outputs.last_hidden_state, *self._plain_head("a teacher hands its head to the student's loss"))
+
+    def follow(
+        self,
+        hidden_states: Tensor,
+        targets: Tensor | None,
+        teaching: Teaching,
+        distillation: Distillation,
+        **loss_arguments: Any,
+    ) -> DistillationOutput:
+        """The distillation loss of ``hidden_states`` [B, S, H] at those ``targets`` [B, S] that count."""
+        if targets is None:
+            raise ValueError("teaching needs labels: they say which positions count")
+        if DISTILLATION[0] not in self.bindings:
+            raise ValueError("this model was built without distillation_loss: build it with distilled=True")
+        weight, bias = self._plain_head("distillation_loss projects to the vocabulary by itself")
+        *how, truncate = distillation
+        if truncate:
+            vocabulary = min(weight.shape[0], teaching.weight.shape[0])
+            weight, bias = weight[:vocabulary], bias if bias is None else bias[:vocabulary]
+            teaching = teaching.cut(vocabulary)
+        return self.distillation_loss(
+            hidden_states,
+            weight,
+            teaching.hidden_states,
+            teaching.weight,
+            targets,
+            student_bias=bias,
+            teacher_bias=teaching.bias,
+            **dict(zip(Distillation._fields, how, strict=False)),
+            **loss_arguments,
+        )
+
+    def _plain_head(self, why: str) -> tuple[Tensor, Tensor | None]:
+        obstacle = obstacle_to_fusing(self.lm_head)
+        if obstacle is not None:
+            raise ValueError(f"{why}, and {obstacle}")
+        return self.lm_head.weight, self.lm_head.bias
 
     def output(
         self, outputs: Any, loss: Tensor | None, logits: Tensor | None, attention_mask: Tensor | None

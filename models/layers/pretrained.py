@@ -22,6 +22,9 @@ logger = logging.get_logger(__name__)
 GLOBAL_SWITCHES = ("attn_implementation", "experts_implementation", "use_kernels", "kernel_config")
 """Arguments with which transformers chooses kernels; here ``kernels`` does."""
 
+DISTILLATION = ("distillation_loss", "standard")
+"""The kernel that a model needs only if a teacher will teach it."""
+
 
 @dataclass(frozen=True)
 class KernelSource:
@@ -33,9 +36,11 @@ class KernelSource:
     container: KernelContainer
     device: Any = None
     dtype: Any = None
+    distilled: bool = False
 
     def bind(self, needs: list[Need], model: str) -> Bindings:
         """The kernels for ``needs`` of the class named ``model``."""
+        needs = [*needs, Need(*DISTILLATION)] if self.distilled else needs
         return self.container.bind(needs, model=model, device=self.device, dtype=self.dtype)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KernelSource:
@@ -77,7 +82,14 @@ class KernelPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls, path: Any, *args: Any, kernels: Any = None, training: bool = True, compiled: bool = False, **kwargs: Any
+        cls,
+        path: Any,
+        *args: Any,
+        kernels: Any = None,
+        training: bool = True,
+        compiled: bool = False,
+        distilled: bool = False,
+        **kwargs: Any,
     ) -> Self:
         """Load a checkpoint, as ``PreTrainedModel.from_pretrained``, into a model with its own kernels.
 
@@ -85,6 +97,7 @@ class KernelPreTrainedModel(PreTrainedModel):
             path: folder or hub name.
             kernels: as in the constructor.
             training, compiled: as in :meth:`KernelContainer.from_config`; a container that is given knows them already.
+            distilled: whether a teacher will teach the model, as in :func:`kernelkit.build_model`.
             *args, **kwargs: as in transformers.
 
         Raises:
@@ -96,7 +109,8 @@ class KernelPreTrainedModel(PreTrainedModel):
             raise ValueError(f"{given[0]} is not taken here: say which kernels to use with kernels=OpsConfig(...)")
         device, dtype = _single_device(kwargs.get("device_map")), _known_dtype(kwargs)
         container = as_container(kernels, device=device, dtype=dtype, training=training, compiled=compiled)
-        return super().from_pretrained(path, *args, kernels=KernelSource(container, device, dtype), **kwargs)
+        source = KernelSource(container, device, dtype, distilled)
+        return super().from_pretrained(path, *args, kernels=source, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

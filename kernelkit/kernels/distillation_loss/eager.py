@@ -40,9 +40,9 @@ def distillation_loss(
     labels = labels.to(student_hidden.device)
     counted = labels != ignore_index
 
-    student = _logits(student_hidden, student_weight, student_bias, student_softcap, student_logit_scale)
+    student = project(student_hidden, student_weight, student_bias, student_softcap, student_logit_scale)
     with torch.no_grad():
-        teacher = _logits(teacher_hidden, teacher_weight, teacher_bias, teacher_softcap, teacher_logit_scale)
+        teacher = project(teacher_hidden, teacher_weight, teacher_bias, teacher_softcap, teacher_logit_scale)
     log_p, log_q = (F.log_softmax(logits / temperature, dim=-1) for logits in (teacher, student))
     soft = _divergence(divergence, log_p, log_q, beta) * (temperature**2 if temperature_squared else 1)
     hard = F.cross_entropy(student.flatten(0, -2), labels.flatten(), ignore_index=ignore_index, reduction="none")
@@ -57,7 +57,8 @@ def distillation_loss(
     )
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, logit_scale: float) -> Tensor:
+def project(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, logit_scale: float) -> Tensor:
+    """The logits [..., V] in at least float32, never rounded to the dtype of the operands."""
     hidden, weight = map(at_least_float32, as_in_a_product(hidden, weight))
     with torch.autocast(hidden.device.type, enabled=False):
         logits = F.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype)) * logit_scale

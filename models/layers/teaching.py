@@ -1,0 +1,62 @@
+"""What a teacher hands to its student: hidden states and a head, never the logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast
+
+from kernelkit.kernels.distillation_loss.eager import project
+from kernelkit.ops.distillation_loss import DistillationOutput, Divergence
+
+
+class Teaching(NamedTuple):
+    """A teacher's prediction for a batch, as ``CausalLM.teach`` gives it.
+
+    Attributes:
+        hidden_states: [B, S, Ht], what the head projects.
+        weight: [V, Ht], the head's weight.
+        bias: [V], or None.
+    """
+
+    hidden_states: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def logits(self) -> Tensor:
+        """[B, S, V] in float32: for looking at, since the loss makes them by chunks."""
+        return project(self.hidden_states, self.weight, self.bias, None, 1.0)
+
+    def cut(self, vocabulary: int) -> Teaching:
+        """The same for the first ``vocabulary`` tokens alone."""
+        bias = self.bias if self.bias is None else self.bias[:vocabulary]
+        return Teaching(self.hidden_states, self.weight[:vocabulary], bias)
+
+    def to(self, device: object) -> Teaching:
+        """The same on another device."""
+        return Teaching(*(part if part is None else part.to(device) for part in self))  # type: ignore[call-overload]
+
+
+class Distillation(NamedTuple):
+    """How a student is to follow its teacher; as the arguments of the op ``distillation_loss``.
+
+    Attributes:
+        divergence, beta, temperature, temperature_squared, alpha: as in the op.
+        truncate: where the vocabularies differ in size, compare the tokens that both have, the first ones.
+    """
+
+    divergence: Divergence = "forward_kl"
+    beta: float = 0.5
+    temperature: float = 1.0
+    temperature_squared: bool = False
+    alpha: float = 0.0
+    truncate: bool = False
+
+
+@dataclass
+class DistilledOutput(MoeCausalLMOutputWithPast):
+    """What a student returns for a ``teaching``: as without one, and the figures that its loss is made of."""
+
+    distillation: DistillationOutput | None = None
