@@ -38,8 +38,10 @@ class YamlFile:
     duplicates: tuple[Problem, ...]
 
     @classmethod
-    def read(cls, path: str | Path, title: str) -> YamlFile:
-        """Read ``path``, whose top level must be a mapping.
+    def read(
+        cls, path: str | Path, title: str, wanted: str = "a mapping of op names to implementations"
+    ) -> YamlFile:
+        """Read ``path``, whose top level must be a mapping; ``wanted`` says in errors of what.
 
         Raises:
             ValidationError: headed by ``title``, where there is nothing to read or it is no mapping.
@@ -63,9 +65,9 @@ class YamlFile:
             reason, _, _ = str(error).partition("\n")
             raise _refusal(title, path, f"cannot be read as YAML: {reason}") from None
         if data is None:
-            raise _refusal(title, path, "is empty; a mapping of op names to implementations is wanted")
+            raise _refusal(title, path, f"is empty; {wanted} is wanted")
         if not isinstance(data, dict):
-            raise _refusal(title, path, f"holds {type(data).__name__}, not a mapping of op names to implementations")
+            raise _refusal(title, path, f"holds {type(data).__name__}, not {wanted}")
         duplicates = (_at(path, again, problem) for again, problem in places.duplicates)
         return cls(path, data, places.known, tuple(duplicates))
 

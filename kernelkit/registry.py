@@ -148,6 +148,13 @@ class KernelRegistry:
             twin._take_over(self)
         return twin
 
+    def without_factories(self) -> KernelRegistry:
+        """A copy whose kernels can be chosen and not called: those of another machine may not import on this one."""
+        twin = self.copy()
+        for spec in twin.list():
+            twin.register(spec.model_copy(update={"factory": _chosen_elsewhere}), replace=True)
+        return twin
+
     def _take_over(self, other: KernelRegistry) -> None:
         self._ops, self._specs = dict(other._ops), dict(other._specs)
         self._broken_plugins = dict(other._broken_plugins)
@@ -221,6 +228,13 @@ def register_kernel(
         return kernel
 
     return decorate
+
+
+def _chosen_elsewhere(*_: Any) -> Callable[..., Any]:
+    def kernel(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("this kernel was chosen for another machine, and not imported")
+
+    return kernel
 
 
 def _itself(kernel: F) -> F:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from kernelkit.containers import Binding, KernelContainer, Need, OpsConfig
 from kernelkit.containers.resolution import Refusal, resolve, wish_for
 from kernelkit.errors import Problem, validation_error
 from kernelkit.hardware import Hardware
-from kernelkit.registry import KernelRegistry, default_registry
+from kernelkit.registry import default_registry
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def check(path: Path, given: Circumstances) -> Verdict:
 
 
 def _resolve_into(verdict: Verdict, path: Path, given: Circumstances) -> None:
-    registry = without_importing(default_registry()) if given.elsewhere else None
+    registry = default_registry().without_factories() if given.elsewhere else None
     container = KernelContainer.from_config(
         OpsConfig.from_yaml(path),
         registry=registry,
@@ -110,21 +110,6 @@ def _for_any_model(container: KernelContainer, verdict: Verdict) -> None:
             problems.append(refusals[0])
     if problems:
         raise config.locate(validation_error("KernelContainer", problems))
-
-
-def without_importing(registry: KernelRegistry) -> KernelRegistry:
-    """A copy whose kernels can be chosen and not called: those of another machine cannot be imported on this one."""
-    copy = registry.copy()
-    for spec in copy.list():
-        copy.register(spec.model_copy(update={"factory": _not_imported}), replace=True)
-    return copy
-
-
-def _not_imported(*_: Any) -> Callable[..., Any]:
-    def kernel(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("this kernel was chosen for another machine, and not imported")
-
-    return kernel
 
 
 def _chosen(binding: Binding) -> Outcome:

@@ -16,7 +16,7 @@ from kernelkit.models.layers.decoder import DecoderModel
 from kernelkit.models.layers.head import obstacle_to_fusing
 from kernelkit.models.layers.kernel_module import KernelModule
 from kernelkit.models.layers.pretrained import DISTILLATION, KernelPreTrainedModel
-from kernelkit.models.layers.teaching import DistilledOutput, Distillation, Teaching
+from kernelkit.models.layers.teaching import FORWARD_KL, Distillation, DistilledOutput, Teaching
 from kernelkit.ops.distillation_loss import DistillationOutput
 from kernelkit.spec import Kernel
 
@@ -60,7 +60,7 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         return_logits: bool | None = None,
         teaching: Teaching | None = None,
-        distillation: Distillation = Distillation(),
+        distillation: Distillation = FORWARD_KL,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Run the model, and the loss where there are labels.

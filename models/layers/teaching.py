@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
@@ -34,9 +35,10 @@ class Teaching(NamedTuple):
         bias = self.bias if self.bias is None else self.bias[:vocabulary]
         return Teaching(self.hidden_states, self.weight[:vocabulary], bias)
 
-    def to(self, device: object) -> Teaching:
+    def to(self, device: torch.device) -> Teaching:
         """The same on another device."""
-        return Teaching(*(part if part is None else part.to(device) for part in self))  # type: ignore[call-overload]
+        bias = self.bias if self.bias is None else self.bias.to(device)
+        return Teaching(self.hidden_states.to(device), self.weight.to(device), bias)
 
 
 class Distillation(NamedTuple):
@@ -53,6 +55,9 @@ class Distillation(NamedTuple):
     temperature_squared: bool = False
     alpha: float = 0.0
     truncate: bool = False
+
+
+FORWARD_KL = Distillation()
 
 
 @dataclass

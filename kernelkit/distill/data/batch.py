@@ -37,6 +37,7 @@ class Batch:
         position_ids: [B, S] int64, from 0 again at each document of a packed row, and at the padding after them.
         attention_mask: [B, S] int64, 0 for padding; None for packed rows, in which positions tell documents apart.
         id: the batch that these rows are from.
+        plain: each row is full of one document, so that a causal model needs to be told neither positions nor mask.
     """
 
     input_ids: Tensor
@@ -44,20 +45,23 @@ class Batch:
     position_ids: Tensor
     attention_mask: Tensor | None
     id: BatchId
+    plain: bool = False
 
     @property
     def num_targets(self) -> int:
         """How many tokens are predicted here."""
         return int((self.labels[:, 1:] != IGNORED).sum())
 
-    def inputs(self) -> dict[str, Tensor | None]:
+    def context(self) -> dict[str, Tensor]:
+        """The arguments of a model's ``forward``, without labels. Plain rows need no mask, and no time for one."""
+        if self.plain:
+            return {"input_ids": self.input_ids}
+        given = {"position_ids": self.position_ids, "attention_mask": self.attention_mask}
+        return {"input_ids": self.input_ids, **{name: value for name, value in given.items() if value is not None}}
+
+    def inputs(self) -> dict[str, Tensor]:
         """The arguments of a model's ``forward``."""
-        return {
-            "input_ids": self.input_ids,
-            "labels": self.labels,
-            "position_ids": self.position_ids,
-            "attention_mask": self.attention_mask,
-        }
+        return {**self.context(), "labels": self.labels}
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """The same batch on ``device``."""
@@ -114,6 +118,7 @@ def collate(rows: Sequence[Row], seq_len: int, pad_id: int, *, packed: bool, bat
         position_ids=torch.from_numpy(position_ids),
         attention_mask=None if packed else torch.from_numpy(attention_mask),
         id=batch_id,
+        plain=all(len(row) == 1 and row[0].length == seq_len for row in rows),
     )
 
 

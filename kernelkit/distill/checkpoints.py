@@ -1,0 +1,180 @@
+"""Checkpoints of one stage of a run: written whole or not at all, and checked before they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+
+from kernelkit.distill.parallel import Ranks
+from kernelkit.errors import shown
+
+MANIFEST = "kernelkit.json"
+FORMAT = 1
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be used: it is damaged, or it is another run's."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One that was found whole.
+
+    Attributes:
+        path: its folder.
+        step: steps of the optimizer that were done.
+        position: state of the data loader.
+    """
+
+    path: Path
+    step: int
+    position: Mapping[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one stage, in ``step-<number>`` below ``folder``.
+
+    Tensors are in the format of ``torch.distributed.checkpoint``, and may be read by another number of ranks. Beside
+    them a manifest lists every file with its size and hash. A folder has its final name only once it is complete.
+
+    Args:
+        folder: where they are.
+        ranks: the processes of the run.
+        identity: what a checkpoint must share with the run that reads it, by name; JSON values.
+        keep: how many are kept.
+    """
+
+    def __init__(self, folder: Path, ranks: Ranks, identity: Mapping[str, Any], keep: int) -> None:
+        self.folder, self.ranks, self.identity, self.keep = folder, ranks, dict(identity), keep
+
+    def save(self, tensors: Mapping[str, Any], step: int, position: Mapping[str, Any]) -> Path:
+        """Write a checkpoint; it is there whole, even after a loss of power, or not at all."""
+        final, draft = self.folder / f"step-{step:08d}", self.folder / f".step-{step:08d}.draft"
+        if self.ranks.is_first:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+        self.ranks.wait()
+        dcp.save(dict(tensors), checkpoint_id=draft)
+        hashes = self._gathered({path.name: _described(path) for path in self._share(draft, ".distcp")})
+        if self.ranks.is_first:
+            hashes |= {path.name: _described(path) for path in draft.iterdir() if path.suffix != ".distcp"}
+            manifest = {"format": FORMAT, "step": step, "position": position, "identity": self.identity, "files": hashes}
+            _write_durably(draft / MANIFEST, json.dumps(manifest, indent=1))
+            for path in draft.iterdir():
+                _sync(path)
+            shutil.rmtree(final, ignore_errors=True)
+            draft.rename(final)
+            _sync(self.folder)
+            for old in self.found()[: -self.keep]:
+                shutil.rmtree(old)
+        self.ranks.wait()
+        return final
+
+    def found(self) -> list[Path]:
+        """The folders of complete checkpoints, the oldest first."""
+        return sorted(self.folder.glob("step-*"))
+
+    def latest(self, *, last_good: bool = False) -> Checkpoint | None:
+        """The newest checkpoint, verified; None where there is none.
+
+        Args:
+            last_good: pass over newer ones that are damaged.
+
+        Raises:
+            CheckpointError: for one that is damaged, and for one of another run.
+        """
+        faults = []
+        for path in reversed(self.found()):
+            manifest, fault = self._verified(path)
+            if fault is None:
+                return Checkpoint(path, int(manifest["step"]), manifest["position"])
+            faults.append(fault)
+            if not last_good:
+                break
+        if not faults:
+            return None
+        others = len(self.found()) - len(faults)
+        hint = f" There are {others} older ones: --resume-last-good takes the newest that is whole." if others else ""
+        raise CheckpointError("; ".join(faults) + "." + hint)
+
+    def read_into(self, checkpoint: Checkpoint, tensors: Mapping[str, Any]) -> None:
+        """Overwrite ``tensors`` with what was saved.
+
+        Raises:
+            CheckpointError: for tensors of other names or shapes.
+        """
+        try:
+            dcp.load(dict(tensors), checkpoint_id=checkpoint.path)
+        except (dcp.CheckpointException, RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise CheckpointError(f"{checkpoint.path} does not fit this model: {reason}") from error
+
+    def _verified(self, path: Path) -> tuple[dict[str, Any], str | None]:
+        """The manifest, and what is wrong with the checkpoint, the same on every rank."""
+        try:
+            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            theirs, files = dict(manifest["identity"]), dict(manifest["files"])
+            int(manifest["step"]), manifest["position"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return {}, f"{path} is no checkpoint of kernelkit, or is damaged: {error!r} in {MANIFEST}"
+        if manifest.get("format") != FORMAT:
+            return {}, f"{path} has format {shown(manifest.get('format'))}, and this kernelkit reads {FORMAT}"
+        names = dict.fromkeys([*self.identity, *theirs])
+        changes = [
+            f"{name} was {shown(theirs.get(name))} and is {shown(self.identity.get(name))}"
+            for name in names
+            if theirs.get(name) != self.identity.get(name)
+        ]
+        if changes:
+            return {}, f"{path} is of another run: {'; '.join(changes)}"
+        mine = sorted(files)[self.ranks.rank :: self.ranks.world_size]
+        faults = self._gathered({name: fault for name in mine if (fault := _difference(path / name, files[name]))})
+        return manifest, f"{path} is damaged: {'; '.join(faults.values())}" if faults else None
+
+    def _share(self, folder: Path, suffix: str) -> list[Path]:
+        """This rank's files: each hashes its own, which no other need have on its machine's cache."""
+        return sorted(folder.glob(f"__{self.ranks.rank}_*{suffix}"))
+
+    def _gathered(self, mine: dict[str, Any]) -> dict[str, Any]:
+        if self.ranks.world_size == 1:
+            return mine
+        parts: list[dict[str, Any]] = [{}] * self.ranks.world_size
+        dist.all_gather_object(parts, mine)
+        return {name: value for part in parts for name, value in part.items()}
+
+
+def _described(path: Path) -> list[Any]:
+    with path.open("rb") as file:
+        return [path.stat().st_size, hashlib.file_digest(file, "blake2b").hexdigest()]
+
+
+def _difference(path: Path, wanted: list[Any]) -> str | None:
+    if not path.is_file():
+        return f"{path.name} is missing"
+    size = path.stat().st_size
+    if size != wanted[0]:
+        return f"{path.name} has {size} bytes of {wanted[0]}"
+    return None if _described(path) == wanted else f"{path.name} is not what was written"
+
+
+def _write_durably(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Wait until what was written is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
