@@ -91,8 +91,8 @@ class Sink(Protocol):
 def read_records(path: Path) -> list[Record]:
     """The records of a file of JSON lines, in its order.
 
-    A line counts once its newline is written, so what a kill cut short is passed over. Of several records of one kind at
-    one step of a stage the last counts: a resumed run may repeat the evaluation that followed its checkpoint.
+    A line counts once its newline is written, so what a kill cut short is passed over. Of several records of one kind
+    at one step of a stage the last counts: a resumed run may repeat the evaluation that followed its checkpoint.
 
     Raises:
         ValueError: for any other line that is not a record, with file and line.
