@@ -79,27 +79,31 @@ _OVER_STEPS: Mapping[str, Callable[[list[float]], float]] = {
     "peak_memory_gib": max,
 }
 
-_COLUMNS: Mapping[str, tuple[str, Callable[[float], str]]] = {
-    "parameters": ("parameters", lambda value: _short(value)),
-    "cross_entropy": ("validation CE", lambda value: f"{value:z.4f}"),
-    "kl": ("KL to teacher", lambda value: f"{value:z.4f}"),
-    "agreement": ("agreement", lambda value: f"{value:.1%}"),
-    "tokens_per_second": ("tokens/s", lambda value: f"{value:,.0f}"),
-    "mfu": ("MFU", lambda value: f"{value:.1%}"),
-    "mfu_with_teacher": ("MFU with teacher", lambda value: f"{value:.1%}"),
-    "peak_memory_gib": ("peak memory", lambda value: f"{value:.2f} GiB"),
+_COLUMNS = {
+    "cross_entropy": ("validation CE", "{:z.4f}"),
+    "kl": ("KL to teacher", "{:z.4f}"),
+    "agreement": ("agreement", "{:.1%}"),
+    "tokens_per_second": ("tokens/s", "{:,.0f}"),
+    "mfu": ("MFU", "{:.1%}"),
+    "mfu_with_teacher": ("MFU with teacher", "{:.1%}"),
+    "peak_memory_gib": ("peak memory", "{:.2f} GiB"),
 }
+"""Titles and formats of the headline, by figure."""
 
 
 def headline(report: RunReport) -> tuple[list[str], list[list[str]]]:
     """Heading and rows of the table of results, a row for each stage; what no stage has measured is no column."""
-    figures = [{"parameters": float(stage.num_parameters), **stage.figures} for stage in report.stages]
-    shown = {name: column for name, column in _COLUMNS.items() if any(name in each for each in figures)}
+    figures = [stage.figures for stage in report.stages]
+    columns = {name: column for name, column in _COLUMNS.items() if any(name in each for each in figures)}
     rows = [
-        [stage.name, *(write(each[name]) if name in each else ABSENT for name, (_, write) in shown.items())]
+        [
+            stage.name,
+            _short(stage.num_parameters),
+            *(form.format(each[name]) if name in each else ABSENT for name, (_, form) in columns.items()),
+        ]
         for stage, each in zip(report.stages, figures, strict=True)
     ]
-    return ["stage", *(title for title, _ in shown.values())], rows
+    return ["stage", "parameters", *(title for title, _ in columns.values())], rows
 
 
 def need_report_packages() -> None:
@@ -146,10 +150,10 @@ def _page(report: RunReport) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _short(number: float) -> str:
+def _short(number: int) -> str:
     """``"673 K"``, ``"1.72 B"``: three digits."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
         if number >= size:
             digits = 2 - min(int(math.log10(number / size)), 2)
             return f"{number / size:.{digits}f} {unit}"
-    return f"{number:.0f}"
+    return str(number)

@@ -7,10 +7,12 @@ import re
 import sys
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from kernelkit.distill.metrics import Record
 from kernelkit.distill.report import ABSENT, RunReport, StageReport, headline, need_report_packages, write_report
+from kernelkit.distill.report_charts import _running_mean
 from kernelkit.distill.report_kernels import compare_kernels
 from kernelkit.models.report import KernelReport, KernelRow
 
@@ -174,6 +176,16 @@ def test_a_long_run_does_not_make_a_long_page(tmp_path):
         return len(page(tmp_path, run(student(records=records("student", steps)))).html)
 
     assert size(20_000) < 1.2 * size(1000)
+
+
+def test_the_running_mean_of_a_straight_line_is_the_line():
+    line = np.arange(100.0)
+    assert np.allclose(_running_mean(line, 10), line)
+
+
+def test_the_running_mean_forgets_a_spike_once_it_is_past():
+    values = np.where(np.arange(100) == 30, 1e20, 0.1)
+    assert np.allclose(_running_mean(values, 10)[41:], 0.1)
 
 
 def test_a_page_is_replaced_and_nothing_else_is_left(tmp_path):
