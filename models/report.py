@@ -57,13 +57,13 @@ class KernelReport:
         heading = ("module", "op", "variant", "impl", "why")
         lines = [
             heading,
-            *((row.module or "(model)", row.op, row.variant, row.impl, row.why) for row in self._folded()),
+            *((row.module or "(model)", row.op, row.variant, row.impl, row.why) for row in self.folded()),
         ]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
         return "\n".join([f"Kernels of {self.model}", table[0], "-" * (sum(widths) + 8), *table[1:]])
 
-    def _folded(self) -> Iterator[KernelRow]:
+    def folded(self) -> Iterator[KernelRow]:
         """Rows that differ only in the number of the layer, as one: ``model.layers.{0-27}.mlp``."""
 
         def alike(row: KernelRow) -> tuple[str, ...]:
