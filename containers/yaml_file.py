@@ -38,9 +38,7 @@ class YamlFile:
     duplicates: tuple[Problem, ...]
 
     @classmethod
-    def read(
-        cls, path: str | Path, title: str, wanted: str = "a mapping of op names to implementations"
-    ) -> YamlFile:
+    def read(cls, path: str | Path, title: str, wanted: str = "a mapping of op names to implementations") -> YamlFile:
         """Read ``path``, whose top level must be a mapping; ``wanted`` says in errors of what.
 
         Raises:

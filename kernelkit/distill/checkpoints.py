@@ -14,6 +14,7 @@ from typing import Any
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
+from kernelkit.distill.atomic import replace_text
 from kernelkit.distill.parallel import Ranks
 from kernelkit.errors import shown
 
@@ -67,8 +68,14 @@ class Checkpoints:
         hashes = self._gathered({path.name: _described(path) for path in self._share(draft, ".distcp")})
         if self.ranks.is_first:
             hashes |= {path.name: _described(path) for path in draft.iterdir() if path.suffix != ".distcp"}
-            manifest = {"format": FORMAT, "step": step, "position": position, "identity": self.identity, "files": hashes}
-            _write_durably(draft / MANIFEST, json.dumps(manifest, indent=1))
+            manifest = {
+                "format": FORMAT,
+                "step": step,
+                "position": position,
+                "identity": self.identity,
+                "files": hashes,
+            }
+            replace_text(draft / MANIFEST, json.dumps(manifest, indent=1))
             for path in draft.iterdir():
                 _sync(path)
             shutil.rmtree(final, ignore_errors=True)
@@ -164,11 +171,6 @@ def _difference(path: Path, wanted: list[Any]) -> str | None:
     if size != wanted[0]:
         return f"{path.name} has {size} bytes of {wanted[0]}"
     return None if _described(path) == wanted else f"{path.name} is not what was written"
-
-
-def _write_durably(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    _sync(path)
 
 
 def _sync(path: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import torch
 from dependency_injector import containers, providers
 from rich.console import Console
 
@@ -88,16 +86,3 @@ class DistillContainer(containers.DeclarativeContainer):
     student = providers.Factory(make_student, plan)
     evaluation = providers.Singleton(make_evaluation, plan)
     sinks = providers.Singleton(make_sinks, plan)
-
-
-def container_of(config: DistillConfig, **parts: Any) -> DistillContainer:
-    """A container for ``config``; its parts are not shared with any other."""
-    container = DistillContainer(config=providers.Object(config))
-    for name, part in parts.items():
-        getattr(container, name).override(providers.Object(part))
-    return container
-
-
-def device_of(plan: Plan) -> torch.device:
-    """Where the student is trained."""
-    return plan.student.device

@@ -53,9 +53,7 @@ class Evaluation:
             loss = model(**batch.inputs(), num_items_in_batch=1, return_logits=False, use_cache=False).loss
             return torch.stack([loss, *[torch.zeros_like(loss)] * len(_OF_BOTH)])
         teaching = teacher(batch)
-        output = model(
-            **batch.inputs(), teaching=teaching, distillation=self.kl, num_items_in_batch=1, use_cache=False
-        )
+        output = model(**batch.inputs(), teaching=teaching, distillation=self.kl, num_items_in_batch=1, use_cache=False)
         found = output.distillation
         own = teacher.cross_entropy(teaching, batch.labels)
         return torch.stack([found.cross_entropy, found.divergence, found.agreement, own])

@@ -55,12 +55,12 @@ class Speed:
     peak: float | None
 
     def figures(self, tokens: int, seconds: float) -> dict[str, float]:
-        """Tokens a second, and the model flops utilisation of the trained model, with the teacher's part apart."""
+        """Tokens a second, and the model flops utilisation: of the trained model alone, and with its teacher."""
         rate = tokens / seconds
         if self.peak is None:
             return {"tokens_per_second": rate}
         return {
             "tokens_per_second": rate,
             "mfu": rate * self.model / self.peak,
-            "teacher_mfu": rate * self.teacher / self.peak,
+            "mfu_with_teacher": rate * (self.model + self.teacher) / self.peak,
         }

@@ -45,7 +45,11 @@ class MasterAdamW:
         groups = [{"params": decaying, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
         fused = _has_fused(next(iter(self.masters.values())).device)
         self.adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=config.lr, betas=config.betas, eps=config.eps, fused=fused
+            [group for group in groups if group["params"]],
+            lr=config.lr,
+            betas=config.betas,
+            eps=config.eps,
+            fused=fused,
         )
         for master in self.masters.values():
             # As AdamW makes it at the first step: there from the beginning, so that a checkpoint can be read into it.

@@ -73,9 +73,7 @@ class ModelPlan:
             dtype=self.dtype,
         )
 
-    def build(
-        self, path: str | Path | None = None, *, training: bool, seed: int = 0, device: torch.device | None = None
-    ) -> CausalLM:
+    def build(self, path: str | Path | None = None, *, training: bool, seed: int = 0) -> CausalLM:
         """The model: loaded from ``path`` or the user's, else with new weights that are drawn from ``seed``."""
         source = path or self.section.path
         torch.manual_seed(seed)
@@ -83,12 +81,18 @@ class ModelPlan:
             self.config if source is None else Path(source).expanduser(),
             kernels=self.container(training=training),
             dtype=self.dtype,
-            device=device or self.device,
+            device=self.device,
             distilled=self.distilled,
         )
         if training and isinstance(self.section, StudentConfig) and self.section.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         return model
+
+    def outline(self) -> CausalLM:
+        """The model on the meta device: its kernels and the shapes of its weights."""
+        return build_model(
+            self.config, self.container(training=False), dtype=self.dtype, device="meta", distilled=self.distilled
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernelkit.distill.checkpoints import Checkpoints
+from kernelkit.distill.checkpoints import CheckpointError, Checkpoints
 from kernelkit.distill.config import OptimConfig
 from kernelkit.distill.data.batch import Batch, Step
 from kernelkit.distill.data.loader import Loader
@@ -106,9 +106,12 @@ class Trainer:
         """
         checkpoint = self.checkpoints.latest(last_good=last_good)
         if checkpoint is not None:
+            try:
+                self.data.load_state_dict(checkpoint.position)
+            except ValueError as error:
+                raise CheckpointError(f"{checkpoint.path}: {error}") from error
             self.checkpoints.read_into(checkpoint, self.optimizer.state())
             self.optimizer.write_weights()
-            self.data.load_state_dict(checkpoint.position)
             self.done = checkpoint.step
 
     def fit(self) -> dict[str, float]:
