@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load as read_tensors
+from torch.distributed.checkpoint.state_dict_saver import save as write_tensors
 
 from kernelkit.distill.atomic import replace_text
 from kernelkit.distill.parallel import Ranks
@@ -64,7 +66,7 @@ class Checkpoints:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
         self.ranks.wait()
-        dcp.save(dict(tensors), checkpoint_id=draft)
+        write_tensors(dict(tensors), checkpoint_id=draft)
         hashes = self._gathered({path.name: _described(path) for path in self._share(draft, ".distcp")})
         if self.ranks.is_first:
             hashes |= {path.name: _described(path) for path in draft.iterdir() if path.suffix != ".distcp"}
@@ -120,8 +122,8 @@ class Checkpoints:
             CheckpointError: for tensors of other names or shapes.
         """
         try:
-            dcp.load(dict(tensors), checkpoint_id=checkpoint.path)
-        except (dcp.CheckpointException, RuntimeError, ValueError) as error:
+            read_tensors(dict(tensors), checkpoint_id=checkpoint.path)
+        except (CheckpointException, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise CheckpointError(f"{checkpoint.path} does not fit this model: {reason}") from error
 

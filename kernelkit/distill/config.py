@@ -24,7 +24,7 @@ class LossConfig(Section):
     """How the student follows the teacher; see ``kernelkit explain distillation_loss``."""
 
     divergence: Divergence = "forward_kl"
-    """``forward_kl``: KL(teacher||student); ``reverse_kl``: KL(student||teacher); ``jsd``: between them, by ``beta``."""
+    """``forward_kl``: KL(teacher||student); ``reverse_kl``: KL(student||teacher); ``jsd``: between, by ``beta``."""
 
     beta: Share | None = None
     """Of ``jsd``, 0.5 unless given: 0 is KL(teacher||student), 1 is KL(student||teacher)."""

@@ -89,7 +89,7 @@ def _parsed(text: str) -> tuple[Loc, Any]:
         raise ValueError(f"{value!r} is not YAML") from None
 
 
-def _put(data: dict[str, Any], loc: Loc, value: Any) -> None:
+def _put(data: dict[Any, Any], loc: Loc, value: Any) -> None:
     for depth, key in enumerate(loc[:-1], 1):
         below = data.get(key)
         if below is None:

@@ -62,7 +62,9 @@ def make_sinks(plan: Plan, console: Console | None = None) -> list[Sink]:
 
 
 class DistillContainer(containers.DeclarativeContainer):
-    """The parts of one run and how they are made of each other::
+    """The parts of one run, and how they are made of each other.
+
+    Each may be replaced before the run begins::
 
         distiller = Distiller(config)
         distiller.container.student.override(providers.Object(my_student))

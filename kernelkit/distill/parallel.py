@@ -40,7 +40,9 @@ class Ranks:
     def device(self, wanted: str | None = None) -> torch.device:
         """``wanted``, or the accelerator of this machine; of several, that of this process."""
         device = torch.device(wanted) if wanted else torch.accelerator.current_accelerator() or torch.device("cpu")
-        return torch.device(device.type, self.local_rank) if device.index is None and device.type != "cpu" else device
+        if device.type == "cpu" or ":" in str(device):
+            return device
+        return torch.device(device.type, self.local_rank)
 
     @contextlib.contextmanager
     def joined(self, device: torch.device) -> Iterator[None]:

@@ -26,7 +26,7 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Teaching:
         """What the student shall learn from the rows of ``batch``."""
-        home = self.model.device
+        home = device_of(self.model)
         if home == self.device:
             return self.model.teach(**batch.to(self.device).context())
         teaching = self.model.teach(**batch.to(home).context())
@@ -38,8 +38,13 @@ class Teacher:
     @torch.no_grad()
     def cross_entropy(self, teaching: Teaching, labels: torch.Tensor) -> torch.Tensor:
         """Sum of the teacher's own cross-entropy over the labels [B, S] that count, float32 scalar."""
-        home = self.model.device
+        home = device_of(self.model)
         hidden_states, weight, bias = teaching.to(home)
         targets = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[..., 1:].to(home)
         loss, _ = self.model.cross_entropy_loss(hidden_states, weight, targets, bias=bias, num_items_in_batch=1)
         return loss.to(self.device)
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where the weights of ``model`` are."""
+    return next(model.parameters()).device

@@ -153,7 +153,7 @@ class Trainer:
         sums = torch.zeros(len(_SUMMED), dtype=torch.float64, device=self.device)
         for batch in step.micro_batches:
             loss, figures = self.loss(batch.to(self.device, non_blocking=True), step.num_targets)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
             self.optimizer.accumulate()
             sums += figures
         lr = learning_rate(self.stage.optim, self.stage.lr, self.done, self.stage.steps)

@@ -30,6 +30,8 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
     if TYPE_CHECKING:  # PreTrainedModel has no types, and nn.Module answers to every name
         config: PreTrainedConfig
         post_init: Any
+        save_pretrained: Any
+        gradient_checkpointing_enable: Any
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: PreTrainedConfig, kernels: Any = None) -> None:
