@@ -20,9 +20,10 @@ from kernelkit.distill.metrics import read_records
 from kernelkit.distill.plan import ModelPlan, Plan
 from kernelkit.distill.report import RunReport, StageReport, need_report_packages, write_report
 from kernelkit.distill.sinks import FanOut
+from kernelkit.distill.stage import Stage
 from kernelkit.distill.stopping import Stop
 from kernelkit.distill.teacher import Teacher
-from kernelkit.distill.trainer import Stage, Trainer
+from kernelkit.distill.trainer import Trainer
 from kernelkit.models.layers.causal_lm import CausalLM
 from kernelkit.models.report import kernel_report
 

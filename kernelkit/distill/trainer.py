@@ -7,25 +7,20 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from kernelkit.distill.checkpoints import CheckpointError, Checkpoints
-from kernelkit.distill.config import OptimConfig
-from kernelkit.distill.data.batch import Batch, Step
+from kernelkit.distill.data.batch import Step
 from kernelkit.distill.data.loader import Loader
 from kernelkit.distill.evaluation import Evaluation
 from kernelkit.distill.flops import Speed
 from kernelkit.distill.metrics import Record, Sink
 from kernelkit.distill.optimizer import MasterAdamW, learning_rate
 from kernelkit.distill.parallel import Ranks
-from kernelkit.distill.teacher import Teacher
-from kernelkit.models.layers.causal_lm import CausalLM
-from kernelkit.models.layers.teaching import Distillation
+from kernelkit.distill.stage import SUMMED, Stage, learn
 
 
 class NonFiniteLossError(RuntimeError):
@@ -34,31 +29,6 @@ class NonFiniteLossError(RuntimeError):
 
 class StoppedError(RuntimeError):
     """The run was told to stop, and has saved a checkpoint to go on from."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One training.
-
-    Attributes:
-        name: ``teacher``, ``student`` or ``control``.
-        model: what is trained.
-        teacher: what teaches it; None to learn from the labels alone.
-        judge: the teacher that evaluations compare with; None for none.
-        distillation: how the teacher is followed.
-        optim, lr, steps: of AdamW.
-        seed: of dropout.
-    """
-
-    name: str
-    model: CausalLM
-    teacher: Teacher | None
-    judge: Teacher | None
-    distillation: Distillation
-    optim: OptimConfig
-    lr: float
-    steps: int
-    seed: int
 
 
 class Trainer:
@@ -150,16 +120,10 @@ class Trainer:
         began = time.perf_counter()
         # Seeded anew at each step, so that a run that is resumed draws what it would have drawn.
         torch.manual_seed(_seed(self.stage.seed, self.done, self.ranks.rank))
-        sums = torch.zeros(len(_SUMMED), dtype=torch.float64, device=self.device)
-        for batch in step.micro_batches:
-            loss, figures = self.loss(batch.to(self.device, non_blocking=True), step.num_targets)
-            loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-            self.optimizer.accumulate()
-            sums += figures
         lr = learning_rate(self.stage.optim, self.stage.lr, self.done, self.stage.steps)
-        norm = self.optimizer.step(lr)
-        *figures_, grad_norm = [*self.ranks.sum(sums).tolist(), norm.item()]
-        found = dict(zip(_SUMMED, figures_, strict=True))
+        sums, norm = learn(self.stage, self.optimizer, step.micro_batches, step.num_targets, lr, self.device)
+        grad_norm = norm.item()
+        found = dict(zip(SUMMED, self.ranks.sum(sums).tolist(), strict=True))
         self._check_finite(found["loss"], grad_norm, step)
         seconds = time.perf_counter() - began
         if self.stage.teacher is None:
@@ -174,18 +138,6 @@ class Trainer:
             **self.speed.figures(step.num_tokens, seconds),
             "peak_memory_gib": peak_memory_gib(self.device),
         }
-
-    def loss(self, batch: Batch, num_targets: int) -> tuple[Tensor, Tensor]:
-        """This batch's part of the loss, and of loss, divergence, cross-entropy and agreement [4], detached."""
-        model, divisor = self.stage.model, {"num_items_in_batch": num_targets, "use_cache": False}
-        if self.stage.teacher is None:
-            loss = model(**batch.inputs(), **divisor).loss
-            zero = torch.zeros_like(loss)
-            return loss, torch.stack([loss, zero, loss, zero]).detach()
-        teaching = self.stage.teacher(batch)
-        output = model(**batch.inputs(), teaching=teaching, distillation=self.stage.distillation, **divisor)
-        _, *parts = output.distillation
-        return output.loss, torch.stack([output.loss, *parts]).detach()
 
     def _check_finite(self, loss: float, grad_norm: float, step: Step) -> None:
         if math.isfinite(loss) and math.isfinite(grad_norm):
@@ -212,9 +164,6 @@ class Trainer:
 def _seed(*numbers: int) -> int:
     """One seed for several numbers; numpy promises that it stays the same."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
-
-
-_SUMMED = ("loss", "divergence", "cross_entropy", "agreement")
 
 
 def peak_memory_gib(device: torch.device) -> float:

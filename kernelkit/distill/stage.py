@@ -1,0 +1,85 @@
+"""What is trained and how, and one step of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernelkit.distill.config import OptimConfig
+from kernelkit.distill.data.batch import Batch
+from kernelkit.distill.optimizer import MasterAdamW
+from kernelkit.distill.teacher import Teacher
+from kernelkit.models.layers.causal_lm import CausalLM
+from kernelkit.models.layers.teaching import Distillation
+
+SUMMED = ("loss", "divergence", "cross_entropy", "agreement")
+"""The figures of a step, each a part of which comes from every micro-batch and rank."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training.
+
+    Attributes:
+        name: ``teacher``, ``student`` or ``control``.
+        model: what is trained.
+        teacher: what teaches it; None to learn from the labels alone.
+        judge: the teacher that evaluations compare with; None for none.
+        distillation: how the teacher is followed.
+        optim, lr, steps: of AdamW.
+        seed: of dropout.
+    """
+
+    name: str
+    model: CausalLM
+    teacher: Teacher | None
+    judge: Teacher | None
+    distillation: Distillation
+    optim: OptimConfig
+    lr: float
+    steps: int
+    seed: int
+
+    def loss(self, batch: Batch, num_targets: int) -> tuple[Tensor, Tensor]:
+        """This batch's part of the loss, and of the :data:`SUMMED` figures [4], detached."""
+        divisor = {"num_items_in_batch": num_targets, "use_cache": False}
+        if self.teacher is None:
+            loss = self.model(**batch.inputs(), **divisor).loss
+            zero = torch.zeros_like(loss)
+            return loss, torch.stack([loss, zero, loss, zero]).detach()
+        output = self.model(**batch.inputs(), teaching=self.teacher(batch), distillation=self.distillation, **divisor)
+        _, *parts = output.distillation
+        return output.loss, torch.stack([output.loss, *parts]).detach()
+
+
+def learn(
+    stage: Stage,
+    optimizer: MasterAdamW,
+    batches: Iterable[Batch],
+    num_targets: int,
+    lr: float,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """One step of the optimizer on all ``batches`` of this rank.
+
+    Args:
+        stage: what is trained.
+        optimizer: of its model.
+        batches: the micro-batches.
+        num_targets: labels that count in the whole step, over all ranks.
+        lr: learning rate.
+        device: of the model.
+
+    Returns:
+        This rank's part of the :data:`SUMMED` figures [4], and the norm of the whole gradient, on the device.
+    """
+    sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=device)
+    for batch in batches:
+        loss, figures = stage.loss(batch.to(device, non_blocking=True), num_targets)
+        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        optimizer.accumulate()
+        sums += figures
+    return sums, optimizer.step(lr)
