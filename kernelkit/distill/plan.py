@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from kernelkit.models.auto import FAMILIES, build_model, family_of
 from kernelkit.models.layers.causal_lm import CausalLM
 from kernelkit.models.layers.pretrained import DISTILLATION
 from kernelkit.registry import default_registry
+from kernelkit.spec import Kernel
 
 Role = Literal["teacher", "student"]
 
@@ -39,12 +40,14 @@ class ModelPlan:
         config: its HF config.
         device: where it will live.
         hardware: that device as a value, where it is of a machine that is not this one.
+        imports: import the kernels of that machine all the same.
     """
 
     section: TeacherConfig | StudentConfig
     config: PreTrainedConfig
     device: torch.device
     hardware: Hardware | None = None
+    imports: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -65,7 +68,7 @@ class ModelPlan:
         """
         return KernelContainer.from_config(
             self.section.ops,
-            registry=None if self.hardware is None else default_registry().without_factories(),
+            registry=None if self.hardware is None or self.imports else default_registry().without_factories(),
             device=self.device,
             hardware=self.hardware,
             training=training,
@@ -88,11 +91,18 @@ class ModelPlan:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         return model
 
-    def outline(self) -> CausalLM:
-        """The model on the meta device: its kernels and the shapes of its weights."""
-        return build_model(
-            self.config, self.container(training=False), dtype=self.dtype, device="meta", distilled=self.distilled
-        )
+    def outline(self, *, attention: Kernel | None = None, callable_kernels: bool = False) -> CausalLM:
+        """The model on the meta device: its kernels and the shapes of its weights.
+
+        Args:
+            attention: a stand-in for its attention kernel.
+            callable_kernels: import the kernels, also those of another machine.
+        """
+        plan = replace(self, imports=True) if callable_kernels else self
+        container = plan.container(training=False)
+        if attention is not None:
+            container.override("attention", attention)
+        return build_model(self.config, container, dtype=self.dtype, device="meta", distilled=self.distilled)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,12 @@ from torch import Tensor
 from torch.library import CustomOpDef  # type: ignore[attr-defined]  # documented, but not in __all__
 
 
-def custom_op(name: str, *, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], CustomOpDef]:
+_scratch: dict[str, Callable[..., int]] = {}
+
+
+def custom_op(
+    name: str, *, fake: Callable[..., Any], scratch: Callable[..., int] | None = None
+) -> Callable[[Callable[..., Any]], CustomOpDef]:
     """Register the decorated function as the operator ``kernelkit::<name>``.
 
     The function must leave its inputs as they are and return new tensors. It runs without autograd, on the device of
@@ -22,6 +27,7 @@ def custom_op(name: str, *, fake: Callable[..., Any]) -> Callable[[Callable[...,
     Args:
         name: unique in kernelkit.
         fake: same signature; returns empty tensors of the shapes, strides and dtypes that the function would return.
+        scratch: same signature; the bytes that the function takes beside its outputs while it runs, where they count.
     """
 
     def register(function: Callable[..., Any]) -> CustomOpDef:
@@ -34,9 +40,17 @@ def custom_op(name: str, *, fake: Callable[..., Any]) -> Callable[[Callable[...,
         schema = torch.library.infer_schema(function, mutates_args=())
         operator = torch.library.custom_op(f"kernelkit::{name}", run, mutates_args=(), schema=schema)
         operator.register_fake(fake)
+        if scratch is not None:
+            _scratch[f"kernelkit::{name}"] = scratch
         return operator
 
     return register
+
+
+def scratch_bytes(operator: Any, args: tuple[Any, ...]) -> int:
+    """Bytes that a call of an operator takes beside its outputs; zero where it does not say."""
+    scratch = _scratch.get(operator.name().partition(".")[0]) if hasattr(operator, "name") else None
+    return scratch(*args) if scratch is not None else 0
 
 
 def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:

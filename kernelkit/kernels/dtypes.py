@@ -20,7 +20,7 @@ def as_in_a_product(*tensors: Tensor) -> tuple[Tensor, ...]:
     Kernels that contain a matrix product are opaque to autocast and would otherwise run in the dtype of the weights.
     """
     kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind):
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
     return tuple(tensor.to(dtype) for tensor in tensors)
