@@ -20,7 +20,7 @@ from kernelkit.kernels.triton_launch import power_of_two, processors, warps
 
 TILE = 4096
 """Elements that a program holds where rows are shorter."""
-PROGRAMS = 4
+PROGRAMS = 2
 """Programs of the backward for each multiprocessor."""
 
 

@@ -59,8 +59,10 @@ def _backward(
         slope = share * (1.0 + gate * (1.0 - share))
     elif KIND == _GELU_TANH:
         square = gate * gate
-        share = tl.sigmoid(gate * (_GELU_LINEAR + _GELU_CUBIC * square))
-        slope = share * (1.0 + gate * (1.0 - share) * (_GELU_LINEAR + 3.0 * _GELU_CUBIC * square))
+        exponent = gate * (_GELU_LINEAR + _GELU_CUBIC * square)
+        share = tl.sigmoid(exponent)
+        # 1 - share would lose the digits that the derivative of the exponent, a large number, brings out.
+        slope = share * (1.0 + gate * tl.sigmoid(-exponent) * (_GELU_LINEAR + 3.0 * _GELU_CUBIC * square))
     else:
         of_gate = tl.where(gate > _LIMIT, 0.0, of_gate)
         of_up = tl.where((up > _LIMIT) | (up < -_LIMIT), 0.0, of_up)
