@@ -171,9 +171,10 @@ def bypass_problem(binding: Binding, config: OpsConfig, registry: KernelRegistry
     for part in registry.op(binding.op).parts:
         choice = config.choices.get(part)
         if choice is not None and choice.impl not in (AUTO, binding.impl):
+            fused = f"{binding.op}: {binding.impl}"
             message = (
-                f"{part}: {choice.impl} (named) would be passed by: {binding.op}: {binding.impl} ({binding.why}) computes "
-                f"it too. Name {binding.op}: eager, which calls it, or {binding.op}: {binding.impl} to mean both."
+                f"{part}: {choice.impl} (named) would be passed by: {fused} ({binding.why}) computes it too. "
+                f"Name {binding.op}: eager, which calls it, or {fused} to mean both."
             )
             return Problem((choice.key,), "bypassed_kernel", message, choice.impl)
     return None

@@ -34,12 +34,14 @@ class AddRMSNorm(Protocol):
 
 
 def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Samples:
-    """Hidden sizes of models, odd ones, a single row, no row, and a transposed input."""
+    """Hidden sizes of models, odd ones, a single row, no row, a transposed input, and what autocast makes."""
     for shape in ((2, 5, 64), (1, 1, 1536), (7, 33), (0, 64)):
         states, residual = (torch.randn(shape, generator=generator, device=device).to(dtype) for _ in range(2))
         yield (states, residual, _norm(variant, states, generator)), {}
     states, residual = torch.randn(2, 64, 6, generator=generator, device=device).to(dtype).transpose(1, 2)
     yield (states, residual, _norm(variant, states, generator)), {}
+    residual = torch.randn(states.shape, generator=generator, device=device)
+    yield (states, residual, _norm(variant, residual, generator)), {}
 
 
 def _norm(variant: str, states: Tensor, generator: torch.Generator) -> SampleNorm:

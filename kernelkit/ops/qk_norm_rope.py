@@ -46,11 +46,12 @@ class QKNormRope(Protocol):
 
 
 def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Samples:
-    """The samples of the rotation, with norms before it."""
+    """The samples of the rotation with norms before it: in the dtype of the query, and in float32 as under autocast."""
     for (query, key, cos, sin), _ in rotary_pos_emb.samples("full", dtype, device, generator):
-        weights = torch.randn(2, query.shape[-1], generator=generator, device=device).to(dtype)
-        norms = [SampleNorm(weight, 1e-6) for weight in weights]
-        yield (query.transpose(1, 2), key.transpose(1, 2), *norms, _rotated, cos, sin), {}
+        weights = torch.randn(2, query.shape[-1], generator=generator, device=device)
+        for kept in dict.fromkeys((dtype, torch.float32)):
+            norms = [SampleNorm(weight.to(kept), 1e-6) for weight in weights]
+            yield (query.transpose(1, 2), key.transpose(1, 2), *norms, _rotated, cos, sin), {}
 
 
 def _rotated(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> Any:

@@ -10,6 +10,8 @@ EXPECTED = {
     ("rms_norm", "standard"): {"eager", "torch", "compile", "triton", "liger", "liger_npu"},
     ("rms_norm", "zero_centered"): {"eager", "torch", "compile", "triton", "liger", "liger_npu"},
     ("rms_norm", "fp32_weight"): {"eager", "torch", "compile", "triton", "liger", "liger_npu"},
+    ("add_rms_norm", "standard"): {"eager", "triton"},
+    ("qk_norm_rope", "standard"): {"eager", "triton"},
     ("rotary_pos_emb", "full"): {"eager", "compile", "triton", "liger", "liger_npu"},
     ("rotary_pos_emb", "partial"): {"eager", "compile", "triton", "liger"},
     ("rotary_pos_emb", "interleaved"): {"eager", "compile", "triton"},

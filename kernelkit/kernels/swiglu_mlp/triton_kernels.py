@@ -12,7 +12,7 @@ from kernelkit.kernels.lean_op import differentiable_op, lean_op
 from kernelkit.kernels.swiglu_mlp.eager import ALPHA, LIMIT
 from kernelkit.spec import Kernel
 
-BLOCK, WARPS = 2048, 4
+BLOCK, WARPS = 1024, 4
 
 _SILU, _GELU_TANH, _CLAMPED = (tl.constexpr(kind) for kind in range(3))
 _LIMIT, _ALPHA = tl.constexpr(LIMIT), tl.constexpr(ALPHA)
