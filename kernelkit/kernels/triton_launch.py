@@ -23,6 +23,16 @@ def power_of_two(size: int) -> int:
     return int(triton.next_power_of_2(size))
 
 
+def blocks_of(length: int, size: int) -> int:
+    """How many blocks of ``length`` cover ``size``, without the microseconds of ``triton.cdiv``."""
+    return -(-size // length)
+
+
+def empty_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A contiguous tensor of the same shape, unwritten; half the time of ``new_empty``."""
+    return torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format)
+
+
 def processors(tensor: Tensor) -> int:
     """Multiprocessors of the device of ``tensor``; two in the interpreter, so that sums are taken across programs."""
     return 2 if tensor.device.type == "cpu" else _processors(tensor.device)

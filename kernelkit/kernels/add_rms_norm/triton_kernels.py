@@ -9,6 +9,7 @@ from torch import Tensor
 from kernelkit.kernels.lean_op import differentiable_op, lean_op
 from kernelkit.kernels.passed_by import weight_and_eps
 from kernelkit.kernels.rms_norm.triton_kernels import launch_backward, launch_forward, outputs_like
+from kernelkit.kernels.triton_launch import empty_like
 from kernelkit.ops.norms import Norm
 from kernelkit.spec import Kernel
 
@@ -22,7 +23,7 @@ def _empty_output(
 def _empty_gradients(
     of_total: Tensor, of_normed: Tensor, total: Tensor, weight: Tensor, inverse: Tensor, offset: float, rounded: bool
 ) -> tuple[Tensor, Tensor]:
-    return total.new_empty(total.shape), weight.new_empty(weight.shape)
+    return empty_like(total), empty_like(weight)
 
 
 @lean_op("triton_add_rms_norm_backward", fake=_empty_gradients)

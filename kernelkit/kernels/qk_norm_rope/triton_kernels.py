@@ -18,7 +18,7 @@ from kernelkit.kernels.lean_op import differentiable_op, lean_op
 from kernelkit.kernels.passed_by import weight_and_eps
 from kernelkit.kernels.rms_norm.triton_kernels import add_shares
 from kernelkit.kernels.rotary_pos_emb.triton_kernels import angles_of
-from kernelkit.kernels.triton_launch import power_of_two, processors, warps
+from kernelkit.kernels.triton_launch import empty_like, power_of_two, processors, warps
 from kernelkit.ops.norms import Norm
 from kernelkit.spec import Kernel
 
@@ -143,7 +143,7 @@ def _backward(
 
 def _blocks(query: Tensor, key: Tensor) -> dict[str, int]:
     heads, kv_heads, half = (power_of_two(size) for size in (query.shape[2], key.shape[2], query.shape[3] // 2))
-    # Half as many warps as elsewhere: a head's sum then stays in one, and the backward is a third faster.
+    # Half as many warps as elsewhere: on an H100 the backward took a quarter less time with them.
     return {"QUERY_HEADS": heads, "KEY_HEADS": kv_heads, "HALF": half, "num_warps": warps(heads * half)}
 
 
@@ -158,7 +158,7 @@ def _empty_output(
     k_eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = torch.promote_types(query.dtype, q_weight.dtype)
-    rotated = [states.new_empty(states.shape, dtype=dtype).transpose(1, 2) for states in (query, key)]
+    rotated = [empty_like(states, dtype).transpose(1, 2) for states in (query, key)]
     batch, length, heads, _ = query.shape
     inverse = query.new_empty((batch, length, heads + key.shape[2]), dtype=torch.float32)
     return rotated[0], rotated[1], inverse
@@ -175,8 +175,7 @@ def _empty_gradients(
     cos: Tensor,
     sin: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    of_states = query.new_empty(query.shape), key.new_empty(key.shape)
-    return *of_states, q_weight.new_empty(q_weight.shape), k_weight.new_empty(k_weight.shape)
+    return empty_like(query), empty_like(key), empty_like(q_weight), empty_like(k_weight)
 
 
 @lean_op("triton_qk_norm_rope_backward", fake=_empty_gradients)

@@ -8,6 +8,7 @@ add up their share of dw in registers; a second kernel adds the shares, always i
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernelkit.kernels.lean_op import differentiable_op, lean_op
-from kernelkit.kernels.triton_launch import power_of_two, processors, warps
+from kernelkit.kernels.triton_launch import blocks_of, empty_like, power_of_two, processors, warps
 
 TILE = 4096
 """Elements that a program holds where rows are shorter."""
@@ -114,7 +115,7 @@ def _add_shares(shares_ptr, sum_ptr, shares, width, SHARES: tl.constexpr, COLUMN
 def add_shares(shares: Tensor, sum_of: Tensor) -> Tensor:
     """Write the sum of ``shares`` [P, W] over P into ``sum_of`` [W], and return it."""
     number, width = shares.shape
-    _add_shares[(triton.cdiv(width, 16),)](shares, sum_of, number, width, SHARES=128, COLUMNS=16, num_warps=4)
+    _add_shares[(blocks_of(16, width),)](shares, sum_of, number, width, SHARES=128, COLUMNS=16, num_warps=4)
     return sum_of
 
 
@@ -146,7 +147,7 @@ def launch_forward(
     rows, width = inverse.shape[0], states.shape[-1]
     tile, block = _tile(width)
     states = states.contiguous()
-    _forward[(triton.cdiv(rows, tile),)](
+    _forward[(blocks_of(tile, rows),)](
         states, states if residual is None else residual.contiguous(), weight.contiguous(), total, normed, inverse,
         rows, width, eps,
         OFFSET=offset, ROUNDED=rounded, ADDED=residual is not None,
@@ -161,10 +162,10 @@ def outputs_like(
     """What ``launch_forward`` returns, unwritten."""
     total = states
     if residual is not None:
-        total = states.new_empty(states.shape, dtype=torch.promote_types(states.dtype, residual.dtype))
+        total = empty_like(states, torch.promote_types(states.dtype, residual.dtype))
     dtype = torch.promote_types(total.dtype, weight.dtype) if rounded else total.dtype
-    normed = states.new_empty(states.shape, dtype=dtype)
-    return total, normed, states.new_empty(states.shape[:-1], dtype=torch.float32).view(-1)
+    inverse = states.new_empty(math.prod(states.shape[:-1]), dtype=torch.float32)
+    return total, empty_like(states, dtype), inverse
 
 
 def launch_backward(
@@ -183,12 +184,12 @@ def launch_backward(
         of_total: gradient of ``total`` from elsewhere, to be added, or None.
         total, weight, inverse, offset, rounded: as in ``launch_forward``.
     """
-    of_states, of_weight = total.new_empty(total.shape), weight.new_empty(weight.shape)
+    of_states, of_weight = empty_like(total), empty_like(weight)
     if total.numel() == 0:
         return of_states, of_weight.zero_()
     rows, width = inverse.shape[0], total.shape[-1]
     tile, block = _tile(width)
-    programs = min(triton.cdiv(rows, tile), PROGRAMS * processors(total))
+    programs = min(blocks_of(tile, rows), PROGRAMS * processors(total))
     shares = total.new_empty((programs, width), dtype=torch.float32)
     of_normed = of_normed.contiguous()
     _backward[(programs,)](
@@ -207,7 +208,7 @@ def _empty_output(states: Tensor, weight: Tensor, eps: float, offset: float, rou
 def _empty_gradients(
     of_normed: Tensor, states: Tensor, weight: Tensor, inverse: Tensor, offset: float, rounded: bool
 ) -> tuple[Tensor, Tensor]:
-    return states.new_empty(states.shape), weight.new_empty(weight.shape)
+    return empty_like(states), empty_like(weight)
 
 
 @lean_op("triton_rms_norm_backward", fake=_empty_gradients)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernelkit.kernels.lean_op import differentiable_op, lean_op
 from kernelkit.kernels.swiglu_mlp.eager import ALPHA, LIMIT
+from kernelkit.kernels.triton_launch import blocks_of, empty_like
 from kernelkit.spec import Kernel
 
 BLOCK, WARPS = 1024, 4
@@ -75,18 +76,18 @@ def _backward(
 
 
 def _empty_output(gate: Tensor, up: Tensor, kind: int) -> Tensor:
-    return gate.new_empty(gate.shape)
+    return empty_like(gate)
 
 
 def _empty_gradients(of_output: Tensor, gate: Tensor, up: Tensor, kind: int) -> tuple[Tensor, Tensor]:
-    return gate.new_empty(gate.shape), up.new_empty(up.shape)
+    return empty_like(gate), empty_like(up)
 
 
 @lean_op("triton_swiglu_mlp_backward", fake=_empty_gradients)
 def _gradients(of_output: Tensor, gate: Tensor, up: Tensor, kind: int) -> tuple[Tensor, Tensor]:
     of_gate, of_up = _empty_gradients(of_output, gate, up, kind)
     if elements := gate.numel():
-        _backward[(triton.cdiv(elements, BLOCK),)](
+        _backward[(blocks_of(BLOCK, elements),)](
             of_output.contiguous(), gate.contiguous(), up.contiguous(), of_gate, of_up, elements,
             KIND=kind, BLOCK=BLOCK, num_warps=WARPS,
         )  # fmt: skip
@@ -106,7 +107,7 @@ def _differentiate(ctx: Any, of_output: Tensor) -> tuple[Tensor | None, ...]:
 def _activate(gate: Tensor, up: Tensor, kind: int) -> Tensor:
     output = _empty_output(gate, up, kind)
     if elements := gate.numel():
-        _forward[(triton.cdiv(elements, BLOCK),)](
+        _forward[(blocks_of(BLOCK, elements),)](
             gate.contiguous(), up.contiguous(), output, elements, KIND=kind, BLOCK=BLOCK, num_warps=WARPS
         )
     return output
