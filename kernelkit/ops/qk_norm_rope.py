@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -51,18 +51,18 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
         weights = torch.randn(2, query.shape[-1], generator=generator, device=device)
         for kept in dict.fromkeys((dtype, torch.float32)):
             norms = [SampleNorm(weight.to(kept), 1e-6) for weight in weights]
-            yield (query.transpose(1, 2), key.transpose(1, 2), *norms, _rotated, cos, sin), {}
+            yield (query.transpose(1, 2), key.transpose(1, 2), *norms, rotated, cos, sin), {}
 
 
-def _rotated(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> Any:
-    """The rotation by its definition; a sample cannot name a kernel."""
+def rotated(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """The rotation by its definition, for calls that come without a model's kernels."""
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
 
-    def rotated(states: Tensor) -> Tensor:
+    def turned(states: Tensor) -> Tensor:
         first, second = states.chunk(2, dim=-1)
         return states * cos + torch.cat((-second, first), dim=-1) * sin
 
-    return rotated(query), rotated(key)
+    return turned(query), turned(key)
 
 
 OP = Op(

@@ -15,7 +15,7 @@ import torch
 
 HERE = Path(__file__).parent
 AGREEMENT = ["test_rounding.py", "test_conformance.py"]
-REST = ["test_conformance.py", "test_operators.py", "test_cross_entropy.py", "test_liger.py"]
+REST = ["test_conformance.py", "test_operators.py", "test_cross_entropy.py", "test_liger.py", "test_triton.py"]
 
 
 def run_interpreted(files, chosen):
