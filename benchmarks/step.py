@@ -29,6 +29,7 @@ CASES: tuple[tuple[str, Any, bool], ...] = (
     ("default", {}, False),
     ("preset: torch", {"preset": "torch"}, False),
     ("preset: compile", {"preset": "compile"}, False),
+    ("preset: triton", {"preset": "triton"}, False),
     ("preset: liger", {"preset": "liger", "moe_experts": "torch", "allow_unused": True}, False),
     ("stock, compiled", None, True),
     ("default, compiled", {}, True),

@@ -15,6 +15,7 @@ from kernelkit.containers.ops_config import OpsConfig
 from kernelkit.containers.resolution import (
     Conditions,
     Refusal,
+    bypass_problem,
     early_problems,
     resolve,
     unregistered_problem,
@@ -121,8 +122,9 @@ class KernelContainer(containers.DynamicContainer):
             dtype: its dtype, likewise.
 
         Raises:
-            ValidationError: for a variant that a named implementation lacks, a kernel that cannot run or be loaded, and
-                a named or overridden op that the model does not have.
+            ValidationError: for a variant that a named implementation lacks, a kernel that cannot run or be loaded, a
+                named or overridden op that the model does not have, and a named one that a preset's fused kernel
+                would pass by.
         """
         needs = _merged(needs)
         conditions = self._conditions_at(device, dtype)
@@ -133,6 +135,8 @@ class KernelContainer(containers.DynamicContainer):
                 bindings.append(self._binding(need, conditions))
             except Refusal as refusal:
                 problems.append(refusal.problem)
+        bypassed = (bypass_problem(binding, self.config(), self.registry()) for binding in bindings)
+        problems += [problem for problem in bypassed if problem is not None]
         if problems:
             raise self.config().locate(validation_error(model, problems))
         return Bindings(bindings)

@@ -15,6 +15,8 @@ PRESETS: Mapping[str, Mapping[str, str]] = FrozenDict(
         EAGER: FrozenDict(
             attention="eager",
             rms_norm="eager",
+            add_rms_norm="eager",
+            qk_norm_rope="eager",
             rotary_pos_emb="eager",
             swiglu_mlp="eager",
             moe_experts="eager",
@@ -32,6 +34,16 @@ PRESETS: Mapping[str, Mapping[str, str]] = FrozenDict(
             moe_experts="torch",
             cross_entropy_loss="compile",
             load_balancing_loss="compile",
+        ),
+        # Our Triton kernels, and torch's where there is none.
+        "triton": FrozenDict(
+            attention="sdpa",
+            rms_norm="triton",
+            add_rms_norm="triton",
+            qk_norm_rope="triton",
+            rotary_pos_emb="triton",
+            swiglu_mlp="triton",
+            moe_experts="torch",
         ),
         # Everything that Liger offers, made pure.
         "liger": FrozenDict(

@@ -161,6 +161,25 @@ def unregistered_problem(need: Need, registry: KernelRegistry) -> Problem | None
     return None
 
 
+def bypass_problem(binding: Binding, config: OpsConfig, registry: KernelRegistry) -> Problem | None:
+    """What is wrong with a fused kernel that a preset brings, beside a part of it for which the user named another one.
+
+    Only the eager kernel of a fused op calls its parts; where the user named both, the fused op comes first.
+    """
+    if binding.impl == "eager" or binding.op in config.choices or binding.spec is None:
+        return None
+    for part in registry.op(binding.op).parts:
+        choice = config.choices.get(part)
+        if choice is not None and choice.impl not in (AUTO, binding.impl):
+            fused = f"{binding.op}: {binding.impl}"
+            message = (
+                f"{part}: {choice.impl} (named) would be passed by: {fused} ({binding.why}) computes it too. "
+                f"Name {binding.op}: eager, which calls it, or {fused} to mean both."
+            )
+            return Problem((choice.key,), "bypassed_kernel", message, choice.impl)
+    return None
+
+
 def unused_problems(
     config: OpsConfig, overridden: Iterable[str], needs: Iterable[Need], model: str
 ) -> Iterator[Problem]:

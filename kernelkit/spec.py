@@ -38,6 +38,7 @@ class Op:
         default: the impl that a stock transformers model would use, taken where nobody names one.
         variant_defaults: the same for variants that stock transformers treats differently.
         preference: impls in the order in which ``auto`` tries them. Those not listed come last, by name.
+        parts: ops that its eager kernel is composed of, and calls as the model has bound them; the others compute them.
         traits: a pydantic model of further facts that each kernel of this op must state about itself.
         samples: ``samples(variant, dtype, device, generator)`` yields calls to judge a kernel by.
         location: file and line of the declaration; filled in by itself.
@@ -49,6 +50,7 @@ class Op:
     default: str = "eager"
     variant_defaults: Mapping[str, str] = field(default_factory=FrozenDict)
     preference: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     traits: type[BaseModel] | None = None
     samples: Callable[..., Samples] | None = None
     location: str = field(default_factory=_declared_at, compare=False, repr=False)

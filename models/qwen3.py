@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from transformers import Qwen3Config
 
-from kernelkit.models.layers.attention import Attention
+from kernelkit.containers.bindings import Need
+from kernelkit.models.layers.attention import NormedAttention
 from kernelkit.models.layers.causal_lm import CausalLM
 from kernelkit.models.layers.decoder import DecoderLayer, DecoderModel
 from kernelkit.models.layers.mlp import GatedMLP
@@ -23,8 +24,13 @@ class Qwen3Model(DecoderModel):
     def make_layer(self, layer_idx: int) -> DecoderLayer:
         """One decoder layer."""
         config, kernels, bias = self.config, self.kernels, self.config.attention_bias
-        attention = Attention(config, layer_idx, kernels, qkv_bias=bias, out_bias=bias, qk_norm=True)
+        attention = NormedAttention(config, layer_idx, kernels, qkv_bias=bias, out_bias=bias)
         return Qwen3DecoderLayer(config, kernels, attention, GatedMLP(config, kernels))
+
+    @classmethod
+    def kernel_needs(cls, config: Qwen3Config) -> list[Need]:
+        """As any decoder, with the norms of queries and keys."""
+        return [*super().kernel_needs(config), Need("qk_norm_rope")]
 
 
 class Qwen3ForCausalLM(CausalLM):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import Qwen3MoeConfig
 
 from kernelkit.containers.bindings import Need
-from kernelkit.models.layers.attention import Attention
+from kernelkit.models.layers.attention import NormedAttention
 from kernelkit.models.layers.causal_lm import MoeCausalLM
 from kernelkit.models.layers.decoder import DecoderLayer, DecoderModel, SparseDecoderLayer
 from kernelkit.models.layers.mlp import GatedMLP
@@ -29,17 +29,17 @@ class Qwen3MoeModel(DecoderModel):
     def make_layer(self, layer_idx: int) -> DecoderLayer:
         """One decoder layer, sparse or dense."""
         config, kernels, bias = self.config, self.kernels, self.config.attention_bias
-        attention = Attention(config, layer_idx, kernels, qkv_bias=bias, out_bias=bias, qk_norm=True)
+        attention = NormedAttention(config, layer_idx, kernels, qkv_bias=bias, out_bias=bias)
         if is_sparse(config, layer_idx):
             return Qwen3MoeDecoderLayer(config, kernels, attention, SparseMoeBlock(config, kernels))
         return Qwen3MoeDenseDecoderLayer(config, kernels, attention, GatedMLP(config, kernels))
 
     @classmethod
     def kernel_needs(cls, config: Qwen3MoeConfig) -> list[Need]:
-        """As any decoder, with the experts, and the dense block only where a layer has it."""
+        """As any decoder, with the norms of queries and keys, the experts, and the dense block where a layer has it."""
         sparse = [is_sparse(config, layer_idx) for layer_idx in range(config.num_hidden_layers)]
         needs = [need for need in super().kernel_needs(config) if need.op != "swiglu_mlp" or not all(sparse)]
-        return [*needs, Need("moe_experts")] if any(sparse) else needs
+        return [*needs, Need("qk_norm_rope"), *([Need("moe_experts")] if any(sparse) else [])]
 
 
 class Qwen3MoeForCausalLM(MoeCausalLM):

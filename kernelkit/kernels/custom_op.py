@@ -57,5 +57,8 @@ def on_device_of(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Make the tensor's device the current one: Triton launches there, on its current stream, not where the data is."""
     if tensor.device.type == "cpu":
         return contextlib.nullcontext()
-    device: contextlib.AbstractContextManager[Any] = torch.get_device_module(tensor.device).device(tensor.device)
+    module = torch.get_device_module(tensor.device)
+    if module.current_device() == tensor.device.index:  # nearly always, and entering it takes microseconds
+        return contextlib.nullcontext()
+    device: contextlib.AbstractContextManager[Any] = module.device(tensor.device)
     return device

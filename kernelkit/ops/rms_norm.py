@@ -54,6 +54,6 @@ OP = Op(
         "fp32_weight": "transformers GptOssRMSNorm, Olmo2RMSNorm",
     },
     protocol=RMSNorm,
-    preference=("compile", "torch", "liger", "eager"),
+    preference=("triton", "compile", "torch", "liger", "eager"),
     samples=samples,
 )

@@ -58,6 +58,6 @@ OP = Op(
         "interleaved": "transformers glm4.apply_rotary_pos_emb",
     },
     protocol=RotaryPosEmb,
-    preference=("compile", "liger", "eager"),
+    preference=("triton", "compile", "liger", "eager"),
     samples=samples,
 )

@@ -49,6 +49,6 @@ OP = Op(
         "clamped": "transformers GptOssExperts._apply_gate",
     },
     protocol=SwiGLUMLP,
-    preference=("compile", "liger", "eager"),
+    preference=("triton", "compile", "liger", "eager"),
     samples=samples,
 )

@@ -31,14 +31,13 @@ def attention_variant(sliding_window: int | None) -> str:
 
 
 class Attention(KernelModule):
-    """Multi-head attention over grouped keys and values, as ``LlamaAttention`` and ``Qwen3Attention``.
+    """Multi-head attention over grouped keys and values, as ``LlamaAttention``.
 
     Args:
         config: HF config.
         layer_idx: which layer this is; the cache wants to know.
         kernels: the model's kernels.
         qkv_bias, out_bias: whether the projections have a bias.
-        qk_norm: normalise each head's query and key before the rotation.
     """
 
     rotary_pos_emb: Kernel
@@ -52,7 +51,6 @@ class Attention(KernelModule):
         *,
         qkv_bias: bool,
         out_bias: bool,
-        qk_norm: bool = False,
     ) -> None:
         super().__init__()
         self.layer_idx = layer_idx
@@ -65,8 +63,6 @@ class Attention(KernelModule):
         self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=qkv_bias)
         self.o_proj = nn.Linear(width, config.hidden_size, bias=out_bias)
-        self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps, kernels) if qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps, kernels) if qk_norm else nn.Identity()
         self.bind(kernels, "rotary_pos_emb", "full")
         self.bind(kernels, "attention", attention_variant(self.sliding_window))
 
@@ -98,10 +94,9 @@ class Attention(KernelModule):
             [B, S, H], and the attention weights [B, heads, S, K] or None.
         """
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_norm(self.q_proj(hidden_states).view(heads)).transpose(1, 2)
-        key = self.k_norm(self.k_proj(hidden_states).view(heads)).transpose(1, 2)
+        query, key = self.q_proj(hidden_states).view(heads), self.k_proj(hidden_states).view(heads)
+        query, key = self.place(query, key, *position_embeddings)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        query, key = self.rotary_pos_emb(query, key, *position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         output, weights = self.attention(
@@ -114,3 +109,29 @@ class Attention(KernelModule):
             sliding_window=self.sliding_window,
         )
         return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
+
+    def place(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Give ``query`` and ``key`` [B, S, heads, head_dim] their positions: [B, heads, S, head_dim]."""
+        rotated: tuple[Tensor, Tensor] = self.rotary_pos_emb(query.transpose(1, 2), key.transpose(1, 2), cos, sin)
+        return rotated
+
+
+class NormedAttention(Attention):
+    """Attention that normalises each head's query and key before the rotation, as ``Qwen3Attention``."""
+
+    qk_norm_rope: Kernel
+
+    def __init__(
+        self, config: PreTrainedConfig, layer_idx: int, kernels: Bindings, *, qkv_bias: bool, out_bias: bool
+    ) -> None:
+        super().__init__(config, layer_idx, kernels, qkv_bias=qkv_bias, out_bias=out_bias)
+        self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps, kernels)
+        self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps, kernels)
+        self.bind(kernels, "qk_norm_rope")
+
+    def place(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """As in the base class, after the norms."""
+        placed: tuple[Tensor, Tensor] = self.qk_norm_rope(
+            query, key, self.q_norm, self.k_norm, self.rotary_pos_emb, cos, sin
+        )
+        return placed

@@ -15,13 +15,17 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from kernelkit.containers.bindings import Bindings, Need
 from kernelkit.models.layers.attention import Attention, attention_variant, head_dim_of, sliding_window_of
 from kernelkit.models.layers.attention_masks import attention_masks, mask_key
+from kernelkit.models.layers.kernel_module import KernelModule
 from kernelkit.models.layers.mlp import activation_variant
 from kernelkit.models.layers.norm import RMSNorm
 from kernelkit.models.layers.pretrained import KernelPreTrainedModel
+from kernelkit.spec import Kernel
 
 
-class DecoderLayer(GradientCheckpointingLayer):
+class DecoderLayer(GradientCheckpointingLayer, KernelModule):
     """Attention and a feed-forward block, each behind a norm and added to its input."""
+
+    add_rms_norm: Kernel
 
     def __init__(self, config: PreTrainedConfig, kernels: Bindings, self_attn: Attention, mlp: nn.Module) -> None:
         super().__init__()
@@ -29,6 +33,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         self.mlp = mlp
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, kernels)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, kernels)
+        self.bind(kernels, "add_rms_norm")
 
     def forward(
         self,
@@ -45,8 +50,8 @@ class DecoderLayer(GradientCheckpointingLayer):
         attended, weights = self.self_attn(
             self.input_layernorm(hidden_states), position_embeddings, attention_mask, past_key_values
         )
-        hidden_states = hidden_states + attended
-        fed, router_logits = self.feed_forward(self.post_attention_layernorm(hidden_states))
+        hidden_states, normed = self.add_rms_norm(attended, hidden_states, self.post_attention_layernorm)
+        fed, router_logits = self.feed_forward(normed)
         return hidden_states + fed, weights, router_logits
 
     def feed_forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -87,6 +92,7 @@ class DecoderModel(KernelPreTrainedModel):
         return [
             *(Need("attention", variant, {"head_dim": head_dim_of(config)}) for variant in variants),
             Need("rms_norm"),
+            Need("add_rms_norm"),
             Need("rotary_pos_emb", "full"),
             Need("swiglu_mlp", activation_variant(config.hidden_act)),
         ]

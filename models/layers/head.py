@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.distributed.tensor import DTensor
+
+from kernelkit.kernels.passed_by import obstacle_to_passing_by
 
 
 def obstacle_to_fusing(head: nn.Module) -> str | None:
@@ -14,12 +15,4 @@ def obstacle_to_fusing(head: nn.Module) -> str | None:
     """
     if type(head) is not nn.Linear:
         return f"the head is a {type(head).__name__}, not a plain nn.Linear"
-    if head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or head._backward_pre_hooks:
-        return "the head has hooks"
-    if "forward" in head.__dict__:  # accelerate moves offloaded weights that way
-        return "the head's forward is replaced"
-    if hasattr(head, "parametrizations"):
-        return "the head's weight is parametrised"
-    if isinstance(head.weight, DTensor):
-        return "the head's weight is sharded"
-    return None
+    return obstacle_to_passing_by(head, "the head")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ class RMSNorm(KernelModule):
     """Root mean square normalisation of the last dimension, as ``LlamaRMSNorm``."""
 
     rms_norm: Kernel
+    computes: ClassVar[str] = "rms_norm"
 
     def __init__(self, hidden_size: int, eps: float, kernels: Bindings) -> None:
         super().__init__()

@@ -56,7 +56,7 @@ def test_nothing_is_cut_where_the_output_is_piped(run, known_registry):
 
 def test_an_unknown_op_gets_one_line_with_the_nearest_name(refused):
     assert refused("list", "--op", "rms_nrom").startswith(
-        "kernelkit: unknown op 'rms_nrom'. Did you mean 'rms_norm'? Valid: attention, "
+        "kernelkit: unknown op 'rms_nrom'. Did you mean 'rms_norm'? Valid: add_rms_norm, attention, "
     )
 
 

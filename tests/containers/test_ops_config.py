@@ -71,7 +71,7 @@ TUNED = " (options of rms_norm: tuned are scale, mode, block, sizes, note)"
         ({"moe_experts": None}, "impl_type", f"moe_experts is None; {FORMS}"),
         ({"moe_experts": {"a": 1}}, "impl_type", f"moe_experts is {{'a': 1}}; {FORMS}"),
         ({"preset": "eagre"}, "unknown_preset", "unknown preset 'eagre'. Did you mean 'eager'? Valid: eager, torch, "
-         "compile, liger, liger_npu."),
+         "compile, triton, liger, liger_npu."),
         ({"preset": 3}, "string_type", "Input should be a valid string"),
         ({"allow_unused": "yes"}, "bool_type", "Input should be a valid boolean"),
     ],

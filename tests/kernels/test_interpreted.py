@@ -15,7 +15,7 @@ import torch
 
 HERE = Path(__file__).parent
 AGREEMENT = ["test_rounding.py", "test_conformance.py"]
-REST = ["test_conformance.py", "test_operators.py", "test_cross_entropy.py", "test_liger.py"]
+REST = ["test_conformance.py", "test_operators.py", "test_cross_entropy.py", "test_liger.py", "test_triton.py"]
 
 
 def run_interpreted(files, chosen):
@@ -43,13 +43,13 @@ def _only_where_it_is_needed():
     pytest.importorskip("liger_kernel")
 
 
-def test_ligers_kernels_agree_with_eager_in_the_interpreter():
+def test_kernels_agree_with_eager_in_the_interpreter():
     run_interpreted(AGREEMENT, "(as_good_as_eagers or rounds) and not moe")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_ligers_kernels_keep_the_rest_of_their_contracts_in_the_interpreter():
+def test_kernels_keep_the_rest_of_their_contracts_in_the_interpreter():
     run_interpreted(REST, "not moe and not as_good_as_eagers")
 
 
