@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import kernelkit
+from kernelkit.cli.distill import distill
 from kernelkit.cli.env import env
 from kernelkit.cli.explain import explain
 from kernelkit.cli.list_kernels import list_kernels
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command("list")(list_kernels)
 app.command("explain")(explain)
 app.command("validate")(validate)
+app.command("distill")(distill)
 app.command("schema")(schema)
 app.command("env")(env)
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.library import CustomOpDef  # type: ignore[attr-defined]  # documented, but not in __all__
 
-
 _scratch: dict[str, Callable[..., int]] = {}
 
 
