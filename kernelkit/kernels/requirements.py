@@ -1,4 +1,4 @@
-"""What the borrowed kernels ask of a machine, for their specs."""
+"""What the Triton kernels, ours and borrowed ones, ask of a machine, for their specs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from kernelkit.hardware import HardwareRequirement
 
 FLOATS = ("float32", "bfloat16", "float16")
 """The dtypes that Triton kernels take."""
+
+TRITON: dict[str, Any] = {
+    "hardware": HardwareRequirement(device_type="cuda"),
+    "packages": ("triton>=3.6",),
+    "dtypes": FLOATS,
+}
 
 LIGER: dict[str, Any] = {
     "hardware": HardwareRequirement(device_type=("cuda", "xpu")),
