@@ -1,7 +1,7 @@
 """Language-model head and cross-entropy by chunks of tokens in Triton, with the gradients computed in the forward.
 
-Products are cuBLAS's, of sixteen bits to float32. What is elementwise is one program a row of logits, in two passes: one
-for the softmax's statistics, and one that writes the gradient in the dtype of the head.
+Products are cuBLAS's, of sixteen bits to float32. What is elementwise is one kernel, whose programs share the rows: they
+read the logits once, exchange the softmax's statistics, and write the gradient in the dtype of the head.
 """
 
 from __future__ import annotations
@@ -19,11 +19,19 @@ from kernelkit.kernels.custom_op import custom_op
 from kernelkit.kernels.head import Head
 from kernelkit.kernels.matmul import mm
 from kernelkit.kernels.scaled_gradient import register_scaled_gradients
-from kernelkit.kernels.triton_head import LN_2, LOG2_E, LOWEST, head_chain, head_logits, log_sum, online
+from kernelkit.kernels.triton_head import (
+    LOG2_E,
+    cross_entropy,
+    head_chain,
+    head_logits,
+    pieces,
+    publish_softmax,
+    published_softmax,
+    stages,
+    wait,
+)
 from kernelkit.ops.distillation_loss import per_item
 from kernelkit.spec import Kernel
-
-BLOCK, WARPS = 4096, 16
 
 
 def cross_entropy_loss(options: ChunkOptions) -> Kernel:
@@ -57,80 +65,99 @@ def cross_entropy_loss(options: ChunkOptions) -> Kernel:
     return kernel
 
 
+STATISTICS: tl.constexpr = tl.constexpr(0)
+GRADIENT: tl.constexpr = tl.constexpr(1)
+
+
 @triton.jit
-def _row(
+def _piece(
     product,
     bias,
     labels,
+    partials,
+    arrived,
     losses,
     gradient,
     stride,
     gradient_stride,
     vocabulary,
+    pieces,
     scale,
     cap,
     TRAINED: tl.constexpr,
     BIASED: tl.constexpr,
     CAPPED: tl.constexpr,
+    FIRST: tl.constexpr,
+    LAST: tl.constexpr,
     BLOCK: tl.constexpr,
+    PIECES: tl.constexpr,
 ):
-    """The cross-entropy of a row, and its gradient, if TRAINED.
+    """A piece of a row, in the stages from FIRST to LAST: softmax statistics, and the loss with its gradient, if TRAINED.
 
-    The second pass goes backwards, so that it finds in the cache what the first one has left there.
+    ``partials`` [N, 2, PIECES] holds what is published, maxima and sums.
     """
-    row = tl.program_id(0).to(tl.int64)
+    program = tl.program_id(0)
+    row, piece = (program // pieces).to(tl.int64), program % pieces
+    columns = piece * BLOCK + tl.arange(0, BLOCK)
+    mask = columns < vocabulary
     product += row * stride
-    gradient += row * gradient_stride
+    partials += row * 2 * PIECES
     dtype = product.dtype.element_ty
-    lanes = tl.arange(0, BLOCK)
-    blocks = tl.cdiv(vocabulary, BLOCK)
+    logits = head_logits(product, bias, columns, mask, scale, cap, BIASED, CAPPED)
 
-    maxima = tl.full([BLOCK], LOWEST, dtype)
-    sums = tl.zeros([BLOCK], dtype)
-    for block in range(0, blocks):
-        columns = block * BLOCK + lanes
-        mask = columns < vocabulary
-        logits = head_logits(product, bias, columns, mask, scale, cap, BIASED, CAPPED)
-        maxima, sums = online(maxima, sums, tl.where(mask, logits, float("-inf")), LOG2_E)
-    maximum = tl.max(maxima, axis=0)
-    log = log_sum(maxima, sums, maximum, LOG2_E)
+    if FIRST == STATISTICS:
+        publish_softmax(partials, partials + PIECES, piece, logits, mask, LOG2_E)
+        if LAST > STATISTICS:
+            wait(arrived + row, pieces)
 
-    label = tl.load(labels + row)
-    inside = (label >= 0) & (label < vocabulary)
-    # A label that is no token makes the loss nan, as reading past the row would not.
-    of_label = tl.where(inside, head_logits(product, bias, label, inside, scale, cap, BIASED, CAPPED), float("nan"))
-    tl.store(losses + row, maximum - of_label + log * LN_2)
-
-    if TRAINED:
-        for block in range(0, blocks):
-            columns = (blocks - 1 - block) * BLOCK + lanes
-            mask = columns < vocabulary
-            logits = head_logits(product, bias, columns, mask, scale, cap, BIASED, CAPPED)
+    if LAST == GRADIENT:
+        maximum, log = published_softmax(partials, partials + PIECES, pieces, LOG2_E, PIECES)
+        label = tl.load(labels + row)
+        if piece == 0:
+            tl.store(
+                losses + row, cross_entropy(product, bias, label, vocabulary, scale, cap, maximum, log, BIASED, CAPPED)
+            )
+        if TRAINED:
             of_logits = tl.exp2((logits - maximum) * LOG2_E - log) - (columns == label).to(dtype)
             of_product = head_chain(of_logits, logits, scale, cap, CAPPED)
+            gradient += row * gradient_stride
             tl.store(gradient + columns, of_product.to(gradient.dtype.element_ty), mask=mask)
 
 
-def _losses(head: Head, product: Tensor, labels: Tensor, losses: Tensor, gradient: Tensor | None) -> None:
-    """Write the losses [N], and the gradient [N, V] if there is one, of the product [N, V]."""
-    block = min(BLOCK, triton.next_power_of_2(product.shape[1]))
-    _row[(product.shape[0],)](
-        product,
-        head.bias,
-        labels,
-        losses,
-        product if gradient is None else gradient,
-        product.stride(0),
-        0 if gradient is None else gradient.stride(0),
-        product.shape[1],
-        head.logit_scale,
-        head.softcap or 1.0,
-        TRAINED=gradient is not None,
-        BIASED=head.bias is not None,
-        CAPPED=head.softcap is not None,
-        BLOCK=block,
-        num_warps=min(WARPS, max(1, block // 256)),
-    )
+def _sum_of(head: Head, product: Tensor, labels: Tensor, gradient: Tensor | None, arrived: Tensor) -> Tensor:
+    """Write the gradient [N, V], if there is one, of the product [N, V]. Returns the sum of the losses.
+
+    ``arrived`` [N] is int32, and zero.
+    """
+    rows, vocabulary = product.shape
+    number, block, options = pieces(vocabulary)
+    padded = int(triton.next_power_of_2(number))
+    losses, partials = product.new_empty(rows), product.new_empty(rows, 2, padded)
+    for first, last in stages(product, number, GRADIENT.value):
+        _piece[(rows * number,)](
+            product,
+            head.bias,
+            labels,
+            partials,
+            arrived,
+            losses,
+            product if gradient is None else gradient,
+            product.stride(0),
+            0 if gradient is None else gradient.stride(0),
+            vocabulary,
+            number,
+            head.logit_scale,
+            head.softcap or 1.0,
+            TRAINED=gradient is not None,
+            BIASED=head.bias is not None,
+            CAPPED=head.softcap is not None,
+            FIRST=first,
+            LAST=last,
+            BLOCK=block,
+            PIECES=padded,
+            **options,
+        )
+    return losses.sum()
 
 
 def _empty_output(rows: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -163,21 +190,21 @@ def _sum(
     part = next(iter(parts(size)), slice(0, 0)).stop
     product = buffer(rows, part, vocabulary, total.dtype)
     gradient = buffer(rows, size, vocabulary, head.weight.dtype) if any(wanted) else None
-    losses = total.new_empty(size)
+    arrived = labels.new_zeros(labels.shape, dtype=torch.int32)
     total.zero_()
     # A custom operator hides nothing from autocast, which would round what is multiplied here to sixteen bits.
     with torch.autocast(labels.device.type, enabled=False):
         for positions in chunks:
             some_rows, targets = rows[positions], labels[positions]
             for some in parts(positions.shape[0]):
-                _losses(
+                total += _sum_of(
                     head,
                     mm(some_rows[some], head.weight.t(), product[: some.stop - some.start]),
                     targets[some],
-                    losses[some],
                     None if gradient is None else gradient[some],
+                    arrived[: some.stop - some.start],
                 )
-            total += losses[: positions.shape[0]].sum()
+                arrived = arrived[some.stop - some.start :]
             if gradient is not None:
                 gradients.add(gradient[: positions.shape[0]], some_rows, positions)
     gradients.finish()

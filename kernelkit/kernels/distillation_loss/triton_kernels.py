@@ -1,9 +1,9 @@
 """The distillation loss by chunks of tokens in Triton, with the gradients computed in the forward.
 
-Products are cuBLAS's, of sixteen bits to float32. What is elementwise is one program a row of both models' logits: a
-first pass takes the statistics of both softmaxes, and a last one computes the divergence and writes the gradient, in the
-dtype of the head. Reverse KL and JSD, whose gradient contains the row's own divergence, take a pass between. So an entry
-costs 18 bytes of traffic for forward KL and 26 for the others, in bfloat16, besides what the products move.
+Products are cuBLAS's, of sixteen bits to float32. What is elementwise is one kernel, whose programs share the rows: they
+read both models' logits once, exchange the statistics of both softmaxes, and for reverse KL and JSD the row's own
+divergence, which their gradient contains, and write the gradient in the dtype of the head. So an entry of the vocabulary
+costs 10 bytes of traffic in bfloat16, besides what the products move.
 """
 
 from __future__ import annotations
@@ -21,10 +21,21 @@ from kernelkit.kernels.distillation_loss.chunked_shared_kernels import empty_out
 from kernelkit.kernels.head import Head
 from kernelkit.kernels.matmul import mm
 from kernelkit.kernels.scaled_gradient import register_scaled_gradients
-from kernelkit.kernels.triton_head import LN_2, LOG2_E, LOWEST, head_chain, head_logits, log_sum, online
+from kernelkit.kernels.triton_head import (
+    LN_2,
+    LOG2_E,
+    cross_entropy,
+    head_chain,
+    head_logits,
+    log2,
+    pieces,
+    publish_softmax,
+    published,
+    published_softmax,
+    stages,
+    wait,
+)
 from kernelkit.spec import Kernel
-
-BLOCK, WARPS = 4096, 16
 
 
 def distillation_loss(options: ChunkOptions) -> Kernel:
@@ -35,6 +46,10 @@ def distillation_loss(options: ChunkOptions) -> Kernel:
 FORWARD_KL: tl.constexpr = tl.constexpr(0)
 REVERSE_KL: tl.constexpr = tl.constexpr(1)
 JSD: tl.constexpr = tl.constexpr(2)
+
+STATISTICS: tl.constexpr = tl.constexpr(0)
+DIVERGENCE: tl.constexpr = tl.constexpr(1)
+GRADIENT: tl.constexpr = tl.constexpr(2)
 
 
 @triton.jit
@@ -61,25 +76,28 @@ def _divergence(log_p, log_q, beta, KIND: tl.constexpr):
         smaller = larger * quotient
         p = tl.where(d > 0, larger, smaller)
         q = tl.where(d > 0, smaller, larger)
-        rest = tl.log2(1.0 + tl.where(d > 0, 1.0 - beta, beta) * (quotient - 1.0))
+        rest = log2(1.0 + tl.where(d > 0, 1.0 - beta, beta) * (quotient - 1.0))
         slope = (beta - 1.0) * q * (tl.maximum(d, 0.0) + rest)
         terms = beta * p * (tl.minimum(d, 0.0) - rest) + slope
     return terms, slope, q
 
 
 @triton.jit
-def _row(
+def _piece(
     student,
     teacher,
     student_bias,
     teacher_bias,
     labels,
+    partials,
+    arrived,
     figures,
     gradient,
     student_stride,
     teacher_stride,
     gradient_stride,
     vocabulary,
+    pieces,
     beta,
     temperature,
     soft_share,
@@ -91,112 +109,90 @@ def _row(
     KIND: tl.constexpr,
     WARM: tl.constexpr,
     MIXED: tl.constexpr,
-    TRAINED: tl.constexpr,
     STUDENT_BIASED: tl.constexpr,
     TEACHER_BIASED: tl.constexpr,
     STUDENT_CAPPED: tl.constexpr,
     TEACHER_CAPPED: tl.constexpr,
+    FIRST: tl.constexpr,
+    LAST: tl.constexpr,
     BLOCK: tl.constexpr,
+    PIECES: tl.constexpr,
 ):
-    """Divergence, cross-entropy and agreement of a row, and the gradient of its loss, if TRAINED.
+    """A piece of a row, in the stages from FIRST to LAST: softmax statistics, divergence, gradient.
 
-    WARM is a temperature other than 1, MIXED a share of the cross-entropy. Every other pass goes backwards, so that it
-    finds in the cache what the last one has left there.
+    WARM is a temperature other than 1, MIXED a share of the cross-entropy. ``partials`` [N, 6, PIECES] holds what is
+    published: maxima and sums of the student, those of the teacher, the student's sums at temperature 1, divergences.
     """
-    row = tl.program_id(0).to(tl.int64)
+    program = tl.program_id(0)
+    row, piece = (program // pieces).to(tl.int64), program % pieces
+    columns = piece * BLOCK + tl.arange(0, BLOCK)
+    mask = columns < vocabulary
     student += row * student_stride
     teacher += row * teacher_stride
-    gradient += row * gradient_stride
+    partials += row * 6 * PIECES
     dtype = student.dtype.element_ty
-    lanes = tl.arange(0, BLOCK)
-    blocks = tl.cdiv(vocabulary, BLOCK)
     factor = (1.0 / temperature) * LOG2_E
+    s = head_logits(student, student_bias, columns, mask, student_scale, student_cap, STUDENT_BIASED, STUDENT_CAPPED)
+    t = head_logits(teacher, teacher_bias, columns, mask, teacher_scale, teacher_cap, TEACHER_BIASED, TEACHER_CAPPED)
+    t = t.to(dtype)
 
-    student_maxima = tl.full([BLOCK], LOWEST, dtype)
-    teacher_maxima = tl.full([BLOCK], LOWEST, dtype)
-    student_sums = tl.zeros([BLOCK], dtype)
-    teacher_sums = tl.zeros([BLOCK], dtype)
-    hard_sums = tl.zeros([BLOCK], dtype)
-    for block in range(0, blocks):
-        columns = block * BLOCK + lanes
-        mask = columns < vocabulary
-        s = head_logits(student, student_bias, columns, mask, student_scale, student_cap, STUDENT_BIASED, STUDENT_CAPPED)
-        t = head_logits(teacher, teacher_bias, columns, mask, teacher_scale, teacher_cap, TEACHER_BIASED, TEACHER_CAPPED)
-        s = tl.where(mask, s, float("-inf"))
-        t = tl.where(mask, t.to(dtype), float("-inf"))
+    if FIRST == STATISTICS:
         if WARM:
-            _, hard_sums = online(student_maxima, hard_sums, s, LOG2_E)
-        student_maxima, student_sums = online(student_maxima, student_sums, s, factor)
-        teacher_maxima, teacher_sums = online(teacher_maxima, teacher_sums, t, factor)
-    student_maximum = tl.max(student_maxima, axis=0)
-    teacher_maximum = tl.max(teacher_maxima, axis=0)
-    student_log_sum = log_sum(student_maxima, student_sums, student_maximum, factor)
-    teacher_log_sum = log_sum(teacher_maxima, teacher_sums, teacher_maximum, factor)
-    hard_log_sum = student_log_sum
-    if WARM:
-        hard_log_sum = log_sum(student_maxima, hard_sums, student_maximum, LOG2_E)
+            publish_softmax(partials, partials + 4 * PIECES, piece, s, mask, LOG2_E)
+        publish_softmax(partials, partials + PIECES, piece, s, mask, factor)
+        publish_softmax(partials + 2 * PIECES, partials + 3 * PIECES, piece, t, mask, factor)
+        if LAST > STATISTICS:
+            wait(arrived + row, pieces)
 
-    total = tl.zeros([BLOCK], dtype)
-    same = tl.zeros([BLOCK], tl.int32)
-    kept = tl.zeros([BLOCK], dtype)
-    if KIND != FORWARD_KL or not TRAINED:
-        for block in range(0, blocks):
-            columns = (blocks - 1 - block) * BLOCK + lanes
-            mask = columns < vocabulary
-            s = head_logits(
-                student, student_bias, columns, mask, student_scale, student_cap, STUDENT_BIASED, STUDENT_CAPPED
-            )
-            t = head_logits(
-                teacher, teacher_bias, columns, mask, teacher_scale, teacher_cap, TEACHER_BIASED, TEACHER_CAPPED
-            ).to(dtype)
-            log_q = (s - student_maximum) * factor - student_log_sum
-            log_p = (t - teacher_maximum) * factor - teacher_log_sum
-            terms, slope, q = _divergence(log_p, log_q, beta, KIND)
-            total += tl.where(mask, terms, 0.0)
-            kept += tl.where(mask, slope, 0.0)
-            same |= (mask & (s == student_maximum) & (t == teacher_maximum)).to(tl.int32)
-    own = tl.sum(kept, axis=0)
+    if LAST >= DIVERGENCE:
+        student_maximum, student_log = published_softmax(partials, partials + PIECES, pieces, factor, PIECES)
+        teacher_maximum, teacher_log = published_softmax(
+            partials + 2 * PIECES, partials + 3 * PIECES, pieces, factor, PIECES
+        )
+        hard_log = student_log
+        if WARM:
+            _, hard_log = published_softmax(partials, partials + 4 * PIECES, pieces, LOG2_E, PIECES)
+        log_q = (s - student_maximum) * factor - student_log
+        log_p = (t - teacher_maximum) * factor - teacher_log
+        terms, slope, q = _divergence(log_p, log_q, beta, KIND)
+        label = tl.load(labels + row)
 
-    label = tl.load(labels + row)
-    inside = (label >= 0) & (label < vocabulary)
-    if TRAINED:
-        for block in range(0, blocks):
-            if KIND == FORWARD_KL:
-                columns = (blocks - 1 - block) * BLOCK + lanes
-            else:
-                columns = block * BLOCK + lanes
-            mask = columns < vocabulary
-            s = head_logits(
-                student, student_bias, columns, mask, student_scale, student_cap, STUDENT_BIASED, STUDENT_CAPPED
+        if FIRST <= DIVERGENCE:
+            if KIND != FORWARD_KL:
+                tl.store(partials + 5 * PIECES + piece, tl.sum(tl.where(mask, slope, 0.0), axis=0))
+            figures += (row * pieces + piece) * 3
+            tl.store(figures, tl.sum(tl.where(mask, terms, 0.0), axis=0) * LN_2)
+            hard = cross_entropy(
+                student,
+                student_bias,
+                tl.where(piece == 0, label, -1),
+                vocabulary,
+                student_scale,
+                student_cap,
+                student_maximum,
+                hard_log,
+                STUDENT_BIASED,
+                STUDENT_CAPPED,
             )
-            t = head_logits(
-                teacher, teacher_bias, columns, mask, teacher_scale, teacher_cap, TEACHER_BIASED, TEACHER_CAPPED
-            ).to(dtype)
-            log_q = (s - student_maximum) * factor - student_log_sum
-            log_p = (t - teacher_maximum) * factor - teacher_log_sum
-            terms, slope, q = _divergence(log_p, log_q, beta, KIND)
-            if KIND == FORWARD_KL:
-                total += tl.where(mask, terms, 0.0)
-                same |= (mask & (s == student_maximum) & (t == teacher_maximum)).to(tl.int32)
-                of_logits = slope * soft_share
-            else:
+            tl.store(figures + 1, tl.where(piece == 0, hard, 0.0))
+            same = mask & (s == student_maximum) & (t == teacher_maximum)
+            tl.store(figures + 2, tl.max(same.to(tl.int32), axis=0).to(dtype))
+            if FIRST == STATISTICS and LAST == GRADIENT and KIND != FORWARD_KL:
+                wait(arrived + row, 2 * pieces)
+
+        if LAST == GRADIENT:
+            of_logits = slope * soft_share
+            if KIND != FORWARD_KL:
+                own = tl.sum(published(partials + 5 * PIECES, pieces, PIECES, 0.0), axis=0)
                 of_logits = (slope - q * own) * (soft_share * LN_2)
             if MIXED:
-                hard = q
+                hard_q = q
                 if WARM:
-                    hard = tl.exp2((s - student_maximum) * LOG2_E - hard_log_sum)
-                of_logits += (hard - (columns == label).to(dtype)) * hard_share
+                    hard_q = tl.exp2((s - student_maximum) * LOG2_E - hard_log)
+                of_logits += (hard_q - (columns == label).to(dtype)) * hard_share
             of_product = head_chain(of_logits, s, student_scale, student_cap, STUDENT_CAPPED)
+            gradient += row * gradient_stride
             tl.store(gradient + columns, of_product.to(gradient.dtype.element_ty), mask=mask)
-
-    of_label = head_logits(
-        student, student_bias, label, inside, student_scale, student_cap, STUDENT_BIASED, STUDENT_CAPPED
-    )
-    # A label that is no token makes the loss nan, as reading past the row would not.
-    of_label = tl.where(inside, of_label, float("nan"))
-    tl.store(figures + 3 * row, tl.sum(total, axis=0) * LN_2)
-    tl.store(figures + 3 * row + 1, student_maximum - of_label + hard_log_sum * LN_2)
-    tl.store(figures + 3 * row + 2, tl.max(same, axis=0).to(dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,41 +206,57 @@ class _Loss:
     shares: list[float]
 
     def __call__(
-        self, student: Tensor, teacher: Tensor, labels: Tensor, figures: Tensor, gradient: Tensor | None
-    ) -> None:
-        """Write figures [N, 3], and the gradient [N, V] if there is one, of the products [N, V] of both models."""
-        block = min(BLOCK, triton.next_power_of_2(student.shape[1]))
-        _row[(student.shape[0],)](
-            student,
-            teacher,
-            self.student.bias,
-            self.teacher.bias,
-            labels,
-            figures,
-            student if gradient is None else gradient,
-            student.stride(0),
-            teacher.stride(0),
-            0 if gradient is None else gradient.stride(0),
-            student.shape[1],
-            self.beta,
-            self.temperature,
-            self.shares[0] / self.temperature,
-            self.shares[1],
-            self.student.logit_scale,
-            self.teacher.logit_scale,
-            self.student.softcap or 1.0,
-            self.teacher.softcap or 1.0,
-            KIND={0.0: FORWARD_KL, 1.0: REVERSE_KL}.get(self.beta, JSD).value,
-            WARM=self.temperature != 1,
-            MIXED=self.shares[1] != 0,
-            TRAINED=gradient is not None,
-            STUDENT_BIASED=self.student.bias is not None,
-            TEACHER_BIASED=self.teacher.bias is not None,
-            STUDENT_CAPPED=self.student.softcap is not None,
-            TEACHER_CAPPED=self.teacher.softcap is not None,
-            BLOCK=block,
-            num_warps=min(WARPS, max(1, block // 256)),
-        )
+        self, student: Tensor, teacher: Tensor, labels: Tensor, gradient: Tensor | None, arrived: Tensor
+    ) -> Tensor:
+        """Write the gradient [N, V], if there is one, of the products [N, V] of both models.
+
+        ``arrived`` [N] is int32, and zero. Returns sums of divergence, cross-entropy and agreement [3].
+        """
+        rows, vocabulary = student.shape
+        number, block, options = pieces(vocabulary)
+        figures = student.new_empty(rows, number, 3)
+        padded = int(triton.next_power_of_2(number))
+        partials = student.new_empty(rows, 6, padded)
+        for first, last in stages(student, number, (DIVERGENCE if gradient is None else GRADIENT).value):
+            _piece[(rows * number,)](
+                student,
+                teacher,
+                self.student.bias,
+                self.teacher.bias,
+                labels,
+                partials,
+                arrived,
+                figures,
+                student if gradient is None else gradient,
+                student.stride(0),
+                teacher.stride(0),
+                0 if gradient is None else gradient.stride(0),
+                vocabulary,
+                number,
+                self.beta,
+                self.temperature,
+                self.shares[0] / self.temperature,
+                self.shares[1],
+                self.student.logit_scale,
+                self.teacher.logit_scale,
+                self.student.softcap or 1.0,
+                self.teacher.softcap or 1.0,
+                KIND={0.0: FORWARD_KL, 1.0: REVERSE_KL}.get(self.beta, JSD).value,
+                WARM=self.temperature != 1,
+                MIXED=self.shares[1] != 0,
+                STUDENT_BIASED=self.student.bias is not None,
+                TEACHER_BIASED=self.teacher.bias is not None,
+                STUDENT_CAPPED=self.student.softcap is not None,
+                TEACHER_CAPPED=self.teacher.softcap is not None,
+                FIRST=first,
+                LAST=last,
+                BLOCK=block,
+                PIECES=padded,
+                **options,
+            )
+        of_rows = figures.sum(1)
+        of_rows[:, 2].clamp_(max=1)  # largest logits may be tied, in several pieces
+        return of_rows.sum(0)
 
 
 @custom_op("triton_distillation_loss", fake=empty_output)
@@ -278,21 +290,21 @@ def _sums(
     of_student = buffer(student_hidden, part, vocabulary, figures.dtype)
     of_teacher = buffer(student_hidden, part, vocabulary, torch.promote_types(teacher_weight.dtype, torch.float32))
     gradient = buffer(student_hidden, size, vocabulary, student.weight.dtype) if any(wanted) else None
-    of_rows = figures.new_empty(size, 3)
+    arrived = labels.new_zeros(labels.shape, dtype=torch.int32)
     figures.zero_()
     # A custom operator hides nothing from autocast, which would round what is multiplied here to sixteen bits.
     with torch.autocast(labels.device.type, enabled=False):
         for positions in chunks:
             rows, teachers_rows, targets = student_hidden[positions], teacher_hidden[positions], labels[positions]
             for some in parts(positions.shape[0]):
-                loss(
+                figures += loss(
                     mm(rows[some], student.weight.t(), of_student[: some.stop - some.start]),
                     mm(teachers_rows[some], teacher.weight.t(), of_teacher[: some.stop - some.start]),
                     targets[some],
-                    of_rows[some],
                     None if gradient is None else gradient[some],
+                    arrived[: some.stop - some.start],
                 )
-            figures += of_rows[: positions.shape[0]].sum(0)
+                arrived = arrived[some.stop - some.start :]
             if gradient is not None:
                 gradients.add(gradient[: positions.shape[0]], rows, positions)
     gradients.finish()
