@@ -16,12 +16,12 @@ def product_dtype(tensor: Tensor) -> torch.dtype:
     return tensor.dtype if _is_native(tensor) else torch.promote_types(tensor.dtype, torch.float32)
 
 
-def mm(left: Tensor, right: Tensor) -> Tensor:
-    """[M, K] @ [K, N] in at least float32, never rounded to the sixteen bits of the operands."""
+def mm(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """[M, K] @ [K, N] in at least float32, never rounded to the sixteen bits of the operands; in ``out`` if given."""
     if _is_native(left):
-        return torch.mm(left, right, out_dtype=torch.float32)
+        return torch.mm(left, right, out_dtype=torch.float32, out=out)
     dtype = product_dtype(left)
-    return torch.mm(left.to(dtype), right.to(dtype))
+    return torch.mm(left.to(dtype), right.to(dtype), out=out)
 
 
 def add_mm_(total: Tensor, left: Tensor, right: Tensor) -> Tensor:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.library import CustomOpDef  # type: ignore[attr-defined]  # documented, but not in __all__
 
 from kernelkit.kernels.custom_op import custom_op
 
@@ -34,3 +37,30 @@ def refuse_create_graph(op: str) -> None:
             f"{op} computes its gradients in the forward, and they have no autograd formula of their own: "
             f"call backward without create_graph, or use {op}: eager."
         )
+
+
+def register_scaled_gradients(operator: CustomOpDef, op: str) -> None:
+    """Give ``operator`` its backward, which multiplies what the forward has computed.
+
+    Args:
+        operator: its first output is the loss, the only one to be differentiated. Its last three outputs are the
+            gradients of its first three inputs, a head's hidden states, weight and bias.
+        op: the name to refuse ``create_graph`` in.
+    """
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*output[-3:])
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in inputs[:3]]
+        # Else autograd would make zeros as large as the head for the gradient of its gradient.
+        ctx.set_materialize_grads(False)
+
+    def differentiate(ctx: Any, factor: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if factor is None:
+            return (None,) * len(ctx.needs_input_grad)
+        refuse_create_graph(op)
+        saved = zip(ctx.saved_tensors, ctx.dtypes, ctx.needs_input_grad, strict=False)
+        of_inputs = [scaled_gradient(gradient, factor, dtype) if needed else None for gradient, dtype, needed in saved]
+        return *of_inputs, *[None] * (len(ctx.needs_input_grad) - 3)
+
+    operator.register_autograd(differentiate, setup_context=save)

@@ -9,8 +9,9 @@ from liger_kernel.ops.fused_linear_jsd import fused_linear_jsd_forward
 from torch import Tensor
 from torch.nn import functional as F
 
+from kernelkit.kernels.chunked_head import as_rows, counting_chunks
 from kernelkit.kernels.custom_op import custom_op
-from kernelkit.kernels.distillation_loss.chunked_kernels import as_rows, counting_chunks, default_chunk_size
+from kernelkit.kernels.distillation_loss.chunked_kernels import default_chunk_size
 from kernelkit.kernels.head import Head
 from kernelkit.kernels.scaled_gradient import refuse_create_graph, scaled_gradient
 from kernelkit.ops.distillation_loss import DistillationOutput, Divergence, check_arguments, per_item

@@ -1,0 +1,214 @@
+"""Language-model head and cross-entropy by chunks of tokens in Triton, with the gradients computed in the forward.
+
+Products are cuBLAS's, of sixteen bits to float32. What is elementwise is one kernel, whose programs share the rows: they
+read the logits once, exchange the softmax's statistics, and write the gradient in the dtype of the head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernelkit.kernels.chunked_head import ChunkOptions, HeadGradients, as_rows, buffer, counting_chunks, parts
+from kernelkit.kernels.cross_entropy_loss.eager import project
+from kernelkit.kernels.custom_op import custom_op
+from kernelkit.kernels.head import Head
+from kernelkit.kernels.matmul import mm
+from kernelkit.kernels.scaled_gradient import register_scaled_gradients
+from kernelkit.kernels.triton_head import (
+    LOG2_E,
+    cross_entropy,
+    head_chain,
+    head_logits,
+    pieces,
+    publish_softmax,
+    published_softmax,
+    stages,
+    wait,
+)
+from kernelkit.ops.distillation_loss import per_item
+from kernelkit.spec import Kernel
+
+
+def cross_entropy_loss(options: ChunkOptions) -> Kernel:
+    """The kernel. It waits for the device once a call, to learn how many labels count.
+
+    Where logits are asked for, they come from a product of their own.
+    """
+
+    def kernel(
+        hidden_states: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        *,
+        bias: Tensor | None = None,
+        ignore_index: int = -100,
+        num_items_in_batch: int | Tensor | None = None,
+        softcap: float | None = None,
+        logit_scale: float = 1.0,
+        return_logits: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        targets = labels.reshape(-1).to(hidden_states.device)
+        head = (*as_rows(hidden_states, weight), bias)
+        wanted = [torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in head]
+        chunk_size = options.tokens(weight.shape[0])
+        total, *_ = _sum(*head, targets, softcap, float(logit_scale), ignore_index, chunk_size, wanted)
+        loss = per_item(total, targets != ignore_index, num_items_in_batch)
+        if not return_logits:
+            return loss, None
+        return loss, project(hidden_states, weight, bias, softcap=softcap, logit_scale=logit_scale)
+
+    return kernel
+
+
+STATISTICS: tl.constexpr = tl.constexpr(0)
+GRADIENT: tl.constexpr = tl.constexpr(1)
+
+
+@triton.jit
+def _piece(
+    product,
+    bias,
+    labels,
+    partials,
+    arrived,
+    losses,
+    gradient,
+    stride,
+    gradient_stride,
+    vocabulary,
+    pieces,
+    scale,
+    cap,
+    TRAINED: tl.constexpr,
+    BIASED: tl.constexpr,
+    CAPPED: tl.constexpr,
+    FIRST: tl.constexpr,
+    LAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PIECES: tl.constexpr,
+):
+    """A piece of a row, in the stages from FIRST to LAST: softmax statistics, and the loss with its gradient, if TRAINED.
+
+    ``partials`` [N, 2, PIECES] holds what is published, maxima and sums.
+    """
+    program = tl.program_id(0)
+    row, piece = (program // pieces).to(tl.int64), program % pieces
+    columns = piece * BLOCK + tl.arange(0, BLOCK)
+    mask = columns < vocabulary
+    product += row * stride
+    partials += row * 2 * PIECES
+    dtype = product.dtype.element_ty
+    logits = head_logits(product, bias, columns, mask, scale, cap, BIASED, CAPPED)
+
+    if FIRST == STATISTICS:
+        publish_softmax(partials, partials + PIECES, piece, logits, mask, LOG2_E)
+        if LAST > STATISTICS:
+            wait(arrived + row, pieces)
+
+    if LAST == GRADIENT:
+        maximum, log = published_softmax(partials, partials + PIECES, pieces, LOG2_E, PIECES)
+        label = tl.load(labels + row)
+        if piece == 0:
+            tl.store(
+                losses + row, cross_entropy(product, bias, label, vocabulary, scale, cap, maximum, log, BIASED, CAPPED)
+            )
+        if TRAINED:
+            of_logits = tl.exp2((logits - maximum) * LOG2_E - log) - (columns == label).to(dtype)
+            of_product = head_chain(of_logits, logits, scale, cap, CAPPED)
+            gradient += row * gradient_stride
+            tl.store(gradient + columns, of_product.to(gradient.dtype.element_ty), mask=mask)
+
+
+def _sum_of(head: Head, product: Tensor, labels: Tensor, gradient: Tensor | None, arrived: Tensor) -> Tensor:
+    """Write the gradient [N, V], if there is one, of the product [N, V]. Returns the sum of the losses.
+
+    ``arrived`` [N] is int32, and zero.
+    """
+    rows, vocabulary = product.shape
+    number, block, options = pieces(vocabulary)
+    padded = int(triton.next_power_of_2(number))
+    losses, partials = product.new_empty(rows), product.new_empty(rows, 2, padded)
+    for first, last in stages(product, number, GRADIENT.value):
+        _piece[(rows * number,)](
+            product,
+            head.bias,
+            labels,
+            partials,
+            arrived,
+            losses,
+            product if gradient is None else gradient,
+            product.stride(0),
+            0 if gradient is None else gradient.stride(0),
+            vocabulary,
+            number,
+            head.logit_scale,
+            head.softcap or 1.0,
+            TRAINED=gradient is not None,
+            BIASED=head.bias is not None,
+            CAPPED=head.softcap is not None,
+            FIRST=first,
+            LAST=last,
+            BLOCK=block,
+            PIECES=padded,
+            **options,
+        )
+    return losses.sum()
+
+
+def _empty_output(rows: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    shapes = (rows.shape, weight.shape, weight.shape[:1])
+    of_rows, of_weight, of_bias = (
+        rows.new_empty(shape if wanted else (0,), dtype=dtype) for shape, wanted in zip(shapes, others[-1], strict=True)
+    )
+    return rows.new_empty((), dtype=dtype), of_rows, of_weight, of_bias
+
+
+@custom_op("triton_linear_cross_entropy", fake=_empty_output)
+def _sum(
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    softcap: float | None,
+    logit_scale: float,
+    ignore_index: int,
+    chunk_size: int,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The sum over the labels [T] that count, and its gradients for rows [T, H], weight and bias, where ``wanted``."""
+    total, of_rows, of_weight, of_bias = _empty_output(rows, weight, wanted)
+    head = Head(weight, bias, softcap, logit_scale).ready()
+    gradients = HeadGradients(head, of_rows, of_weight, of_bias, wanted)
+    chunks = list(counting_chunks(labels, ignore_index, chunk_size))
+    size, vocabulary = chunks[0].shape[0], weight.shape[0]
+    part = next(iter(parts(size)), slice(0, 0)).stop
+    product = buffer(rows, part, vocabulary, total.dtype)
+    gradient = buffer(rows, size, vocabulary, head.weight.dtype) if any(wanted) else None
+    arrived = labels.new_zeros(labels.shape, dtype=torch.int32)
+    total.zero_()
+    # A custom operator hides nothing from autocast, which would round what is multiplied here to sixteen bits.
+    with torch.autocast(labels.device.type, enabled=False):
+        for positions in chunks:
+            some_rows, targets = rows[positions], labels[positions]
+            for some in parts(positions.shape[0]):
+                total += _sum_of(
+                    head,
+                    mm(some_rows[some], head.weight.t(), product[: some.stop - some.start]),
+                    targets[some],
+                    None if gradient is None else gradient[some],
+                    arrived[: some.stop - some.start],
+                )
+                arrived = arrived[some.stop - some.start :]
+            if gradient is not None:
+                gradients.add(gradient[: positions.shape[0]], some_rows, positions)
+    gradients.finish()
+    return total, of_rows, of_weight, of_bias
+
+
+register_scaled_gradients(_sum, "cross_entropy_loss")

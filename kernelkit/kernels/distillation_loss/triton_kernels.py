@@ -1,0 +1,317 @@
+"""The distillation loss by chunks of tokens in Triton, with the gradients computed in the forward.
+
+Products are cuBLAS's, of sixteen bits to float32. What is elementwise is one kernel, whose programs share the rows: they
+read both models' logits once, exchange the statistics of both softmaxes, and for reverse KL and JSD the row's own
+divergence, which their gradient contains, and write the gradient in the dtype of the head. So an entry of the vocabulary
+costs 10 bytes of traffic in bfloat16, besides what the products move.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernelkit.kernels.chunked_head import ChunkOptions, HeadGradients, buffer, counting_chunks, parts
+from kernelkit.kernels.custom_op import custom_op
+from kernelkit.kernels.distillation_loss.chunked_shared_kernels import empty_output, loss_by_chunks
+from kernelkit.kernels.head import Head
+from kernelkit.kernels.matmul import mm
+from kernelkit.kernels.scaled_gradient import register_scaled_gradients
+from kernelkit.kernels.triton_head import (
+    LN_2,
+    LOG2_E,
+    cross_entropy,
+    head_chain,
+    head_logits,
+    log2,
+    pieces,
+    publish_softmax,
+    published,
+    published_softmax,
+    stages,
+    wait,
+)
+from kernelkit.spec import Kernel
+
+
+def distillation_loss(options: ChunkOptions) -> Kernel:
+    """The kernel. It waits for the device once a call, to learn how many labels count."""
+    return loss_by_chunks(lambda *arguments: _sums(*arguments), options.tokens)
+
+
+FORWARD_KL: tl.constexpr = tl.constexpr(0)
+REVERSE_KL: tl.constexpr = tl.constexpr(1)
+JSD: tl.constexpr = tl.constexpr(2)
+
+STATISTICS: tl.constexpr = tl.constexpr(0)
+DIVERGENCE: tl.constexpr = tl.constexpr(1)
+GRADIENT: tl.constexpr = tl.constexpr(2)
+
+
+@triton.jit
+def _divergence(log_p, log_q, beta, KIND: tl.constexpr):
+    """Terms of the divergence, and a, k and q such that its gradient is a - q (sum of k), in units of ln 2 but for KL.
+
+    With d = log(P/Q), log(M/Q) is d + log(1 + (1 - beta)(Q/P - 1)) or log(1 + beta (P/Q - 1)), of which the one is
+    taken whose quotient is below 1. It vanishes with d: taken from log(M) and log(Q), what is left of two equal models
+    would be rounding errors.
+    """
+    if KIND == FORWARD_KL:
+        p = tl.exp2(log_p)
+        q = tl.exp2(log_q)
+        terms = p * (log_p - log_q)
+        slope = q - p
+    elif KIND == REVERSE_KL:
+        q = tl.exp2(log_q)
+        terms = q * (log_q - log_p)
+        slope = terms
+    else:
+        d = log_p - log_q
+        quotient = tl.exp2(-tl.abs(d))
+        larger = tl.exp2(tl.maximum(log_p, log_q))
+        smaller = larger * quotient
+        p = tl.where(d > 0, larger, smaller)
+        q = tl.where(d > 0, smaller, larger)
+        rest = log2(1.0 + tl.where(d > 0, 1.0 - beta, beta) * (quotient - 1.0))
+        slope = (beta - 1.0) * q * (tl.maximum(d, 0.0) + rest)
+        terms = beta * p * (tl.minimum(d, 0.0) - rest) + slope
+    return terms, slope, q
+
+
+@triton.jit
+def _piece(
+    student,
+    teacher,
+    student_bias,
+    teacher_bias,
+    labels,
+    partials,
+    arrived,
+    figures,
+    gradient,
+    student_stride,
+    teacher_stride,
+    gradient_stride,
+    vocabulary,
+    pieces,
+    beta,
+    temperature,
+    soft_share,
+    hard_share,
+    student_scale,
+    teacher_scale,
+    student_cap,
+    teacher_cap,
+    KIND: tl.constexpr,
+    WARM: tl.constexpr,
+    MIXED: tl.constexpr,
+    STUDENT_BIASED: tl.constexpr,
+    TEACHER_BIASED: tl.constexpr,
+    STUDENT_CAPPED: tl.constexpr,
+    TEACHER_CAPPED: tl.constexpr,
+    FIRST: tl.constexpr,
+    LAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PIECES: tl.constexpr,
+):
+    """A piece of a row, in the stages from FIRST to LAST: softmax statistics, divergence, gradient.
+
+    WARM is a temperature other than 1, MIXED a share of the cross-entropy. ``partials`` [N, 6, PIECES] holds what is
+    published: maxima and sums of the student, those of the teacher, the student's sums at temperature 1, divergences.
+    """
+    program = tl.program_id(0)
+    row, piece = (program // pieces).to(tl.int64), program % pieces
+    columns = piece * BLOCK + tl.arange(0, BLOCK)
+    mask = columns < vocabulary
+    student += row * student_stride
+    teacher += row * teacher_stride
+    partials += row * 6 * PIECES
+    dtype = student.dtype.element_ty
+    factor = (1.0 / temperature) * LOG2_E
+    s = head_logits(student, student_bias, columns, mask, student_scale, student_cap, STUDENT_BIASED, STUDENT_CAPPED)
+    t = head_logits(teacher, teacher_bias, columns, mask, teacher_scale, teacher_cap, TEACHER_BIASED, TEACHER_CAPPED)
+    t = t.to(dtype)
+
+    if FIRST == STATISTICS:
+        if WARM:
+            publish_softmax(partials, partials + 4 * PIECES, piece, s, mask, LOG2_E)
+        publish_softmax(partials, partials + PIECES, piece, s, mask, factor)
+        publish_softmax(partials + 2 * PIECES, partials + 3 * PIECES, piece, t, mask, factor)
+        if LAST > STATISTICS:
+            wait(arrived + row, pieces)
+
+    if LAST >= DIVERGENCE:
+        student_maximum, student_log = published_softmax(partials, partials + PIECES, pieces, factor, PIECES)
+        teacher_maximum, teacher_log = published_softmax(
+            partials + 2 * PIECES, partials + 3 * PIECES, pieces, factor, PIECES
+        )
+        hard_log = student_log
+        if WARM:
+            _, hard_log = published_softmax(partials, partials + 4 * PIECES, pieces, LOG2_E, PIECES)
+        log_q = (s - student_maximum) * factor - student_log
+        log_p = (t - teacher_maximum) * factor - teacher_log
+        terms, slope, q = _divergence(log_p, log_q, beta, KIND)
+        label = tl.load(labels + row)
+
+        if FIRST <= DIVERGENCE:
+            if KIND != FORWARD_KL:
+                tl.store(partials + 5 * PIECES + piece, tl.sum(tl.where(mask, slope, 0.0), axis=0))
+            figures += (row * pieces + piece) * 3
+            tl.store(figures, tl.sum(tl.where(mask, terms, 0.0), axis=0) * LN_2)
+            hard = cross_entropy(
+                student,
+                student_bias,
+                tl.where(piece == 0, label, -1),
+                vocabulary,
+                student_scale,
+                student_cap,
+                student_maximum,
+                hard_log,
+                STUDENT_BIASED,
+                STUDENT_CAPPED,
+            )
+            tl.store(figures + 1, tl.where(piece == 0, hard, 0.0))
+            same = mask & (s == student_maximum) & (t == teacher_maximum)
+            tl.store(figures + 2, tl.max(same.to(tl.int32), axis=0).to(dtype))
+            if FIRST == STATISTICS and LAST == GRADIENT and KIND != FORWARD_KL:
+                wait(arrived + row, 2 * pieces)
+
+        if LAST == GRADIENT:
+            of_logits = slope * soft_share
+            if KIND != FORWARD_KL:
+                own = tl.sum(published(partials + 5 * PIECES, pieces, PIECES, 0.0), axis=0)
+                of_logits = (slope - q * own) * (soft_share * LN_2)
+            if MIXED:
+                hard_q = q
+                if WARM:
+                    hard_q = tl.exp2((s - student_maximum) * LOG2_E - hard_log)
+                of_logits += (hard_q - (columns == label).to(dtype)) * hard_share
+            of_product = head_chain(of_logits, s, student_scale, student_cap, STUDENT_CAPPED)
+            gradient += row * gradient_stride
+            tl.store(gradient + columns, of_product.to(gradient.dtype.element_ty), mask=mask)
+
+
+@dataclass(frozen=True, eq=False)
+class _Loss:
+    """The loss of some rows. ``shares`` are those of the divergence and of the cross-entropy."""
+
+    student: Head
+    teacher: Head
+    beta: float
+    temperature: float
+    shares: list[float]
+
+    def __call__(
+        self, student: Tensor, teacher: Tensor, labels: Tensor, gradient: Tensor | None, arrived: Tensor
+    ) -> Tensor:
+        """Write the gradient [N, V], if there is one, of the products [N, V] of both models.
+
+        ``arrived`` [N] is int32, and zero. Returns sums of divergence, cross-entropy and agreement [3].
+        """
+        rows, vocabulary = student.shape
+        number, block, options = pieces(vocabulary)
+        figures = student.new_empty(rows, number, 3)
+        padded = int(triton.next_power_of_2(number))
+        partials = student.new_empty(rows, 6, padded)
+        for first, last in stages(student, number, (DIVERGENCE if gradient is None else GRADIENT).value):
+            _piece[(rows * number,)](
+                student,
+                teacher,
+                self.student.bias,
+                self.teacher.bias,
+                labels,
+                partials,
+                arrived,
+                figures,
+                student if gradient is None else gradient,
+                student.stride(0),
+                teacher.stride(0),
+                0 if gradient is None else gradient.stride(0),
+                vocabulary,
+                number,
+                self.beta,
+                self.temperature,
+                self.shares[0] / self.temperature,
+                self.shares[1],
+                self.student.logit_scale,
+                self.teacher.logit_scale,
+                self.student.softcap or 1.0,
+                self.teacher.softcap or 1.0,
+                KIND={0.0: FORWARD_KL, 1.0: REVERSE_KL}.get(self.beta, JSD).value,
+                WARM=self.temperature != 1,
+                MIXED=self.shares[1] != 0,
+                STUDENT_BIASED=self.student.bias is not None,
+                TEACHER_BIASED=self.teacher.bias is not None,
+                STUDENT_CAPPED=self.student.softcap is not None,
+                TEACHER_CAPPED=self.teacher.softcap is not None,
+                FIRST=first,
+                LAST=last,
+                BLOCK=block,
+                PIECES=padded,
+                **options,
+            )
+        of_rows = figures.sum(1)
+        of_rows[:, 2].clamp_(max=1)  # largest logits may be tied, in several pieces
+        return of_rows.sum(0)
+
+
+@custom_op("triton_distillation_loss", fake=empty_output)
+def _sums(
+    student_hidden: Tensor,
+    student_weight: Tensor,
+    student_bias: Tensor | None,
+    teacher_hidden: Tensor,
+    teacher_weight: Tensor,
+    teacher_bias: Tensor | None,
+    labels: Tensor,
+    beta: float,
+    temperature: float,
+    shares: list[float],
+    student_softcap: float | None,
+    teacher_softcap: float | None,
+    logit_scales: list[float],
+    ignore_index: int,
+    chunk_size: int,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Sums over the labels [T] that count, and the gradients of the first; as that of the chunked kernel."""
+    total, figures, of_hidden, of_weight, of_bias = empty_output(student_hidden, student_weight, wanted)
+    student = Head(student_weight, student_bias, student_softcap, logit_scales[0]).ready()
+    teacher = Head(teacher_weight, teacher_bias, teacher_softcap, logit_scales[1]).ready()
+    loss = _Loss(student, teacher, beta, temperature, shares)
+    gradients = HeadGradients(student, of_hidden, of_weight, of_bias, wanted)
+    chunks = list(counting_chunks(labels, ignore_index, chunk_size))
+    size, vocabulary = chunks[0].shape[0], student_weight.shape[0]
+    part = next(iter(parts(size)), slice(0, 0)).stop
+    of_student = buffer(student_hidden, part, vocabulary, figures.dtype)
+    of_teacher = buffer(student_hidden, part, vocabulary, torch.promote_types(teacher_weight.dtype, torch.float32))
+    gradient = buffer(student_hidden, size, vocabulary, student.weight.dtype) if any(wanted) else None
+    arrived = labels.new_zeros(labels.shape, dtype=torch.int32)
+    figures.zero_()
+    # A custom operator hides nothing from autocast, which would round what is multiplied here to sixteen bits.
+    with torch.autocast(labels.device.type, enabled=False):
+        for positions in chunks:
+            rows, teachers_rows, targets = student_hidden[positions], teacher_hidden[positions], labels[positions]
+            for some in parts(positions.shape[0]):
+                figures += loss(
+                    mm(rows[some], student.weight.t(), of_student[: some.stop - some.start]),
+                    mm(teachers_rows[some], teacher.weight.t(), of_teacher[: some.stop - some.start]),
+                    targets[some],
+                    None if gradient is None else gradient[some],
+                    arrived[: some.stop - some.start],
+                )
+                arrived = arrived[some.stop - some.start :]
+            if gradient is not None:
+                gradients.add(gradient[: positions.shape[0]], rows, positions)
+    gradients.finish()
+    total.zero_()
+    for share, figure in zip(shares, figures[:2], strict=True):
+        total += share * figure if share else 0.0
+    return total, figures, of_hidden, of_weight, of_bias
+
+
+register_scaled_gradients(_sums, "distillation_loss")

@@ -1,0 +1,132 @@
+"""What the Triton kernels of the losses do with a row of logits that several programs share.
+
+Each program keeps its piece of the row in registers, publishes what the others need to know of it, and waits for them:
+so the logits are read once. Logarithms are taken to the base of two, as the hardware takes them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK, WARPS, REGISTERS = 4096, 8, 64
+"""The length of a piece, the warps of its program, and the registers of a thread: few enough for programs to overlap."""
+
+LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
+LN_2: tl.constexpr = tl.constexpr(0.6931471805599453)
+NATIVE: tl.constexpr = tl.constexpr(not triton.knobs.runtime.interpret and torch.version.hip is None)
+"""Compiled to PTX."""
+LOWEST: tl.constexpr = tl.constexpr(-1e30)
+"""What is taken for a maximum below it: finite, so that it can be subtracted from itself."""
+
+
+def pieces(vocabulary: int) -> tuple[int, int, dict[str, int]]:
+    """In how many pieces a row is cut, how long they are, and how their programs are compiled."""
+    block = min(BLOCK, int(triton.next_power_of_2(vocabulary)))
+    options = {"num_warps": min(WARPS, max(1, block // 256)), "maxnreg": REGISTERS}
+    return triton.cdiv(vocabulary, block), block, options
+
+
+def stages(tensor: Tensor, number: int, last: int) -> Iterator[tuple[int, int]]:
+    """The stages from 0 to ``last``, each of which needs what another program published in the one before.
+
+    They are one launch where all ``number`` programs of a row surely run at a time, and may wait for each other: the
+    device starts programs in order, so that those of the first unfinished row run, or are next. Elsewhere, as in Triton's
+    interpreter, each stage is a launch of its own.
+    """
+    if number == 1 or (tensor.is_cuda and number <= _processors(tensor.device)):
+        yield 0, last
+    else:
+        yield from ((stage, stage) for stage in range(last + 1))
+
+
+@functools.cache
+def _processors(device: torch.device) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@triton.jit
+def wait(arrived, expected):
+    """Announce what was stored so far, and wait until ``expected`` programs have done so."""
+    tl.debug_barrier()
+    tl.atomic_add(arrived, 1, sem="release", scope="gpu")
+    while tl.atomic_add(arrived, 0, sem="acquire", scope="gpu") < expected:
+        pass
+    tl.debug_barrier()
+
+
+@triton.jit
+def published(partials, pieces, PIECES: tl.constexpr, missing):
+    """What the programs of a row have stored at ``partials`` [pieces], past the cache that they do not share."""
+    index = tl.arange(0, PIECES)
+    return tl.load(partials + index, mask=index < pieces, other=missing, cache_modifier=".cg")
+
+
+@triton.jit
+def publish_softmax(maxima, sums, piece, logits, mask, factor):
+    """Store the maximum of a piece, and the sum of 2^(factor (logits - maximum)). Returns the maximum."""
+    logits = tl.where(mask, logits, float("-inf"))
+    maximum = tl.maximum(tl.max(logits, axis=0), LOWEST)
+    tl.store(maxima + piece, maximum)
+    tl.store(sums + piece, tl.sum(tl.exp2((logits - maximum) * factor), axis=0))
+
+
+@triton.jit
+def published_softmax(maxima, sums, pieces, factor, PIECES: tl.constexpr):
+    """Maximum of a row, and the logarithm of the sum of 2^(factor (logits - maximum))."""
+    of_pieces = published(maxima, pieces, PIECES, LOWEST)
+    maximum = tl.max(of_pieces, axis=0)
+    scaled = published(sums, pieces, PIECES, 0.0) * tl.exp2((of_pieces - maximum) * factor)
+    return maximum, tl.log2(tl.sum(scaled, axis=0))
+
+
+@triton.jit
+def log2(x):
+    """Without the care that libdevice takes of what is not a normal number, in a branch for each."""
+    if NATIVE and x.dtype == tl.float32:
+        return tl.inline_asm_elementwise(
+            "lg2.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        return tl.log2(x)
+
+
+@triton.jit
+def tanh(x):
+    e = tl.exp2(tl.abs(x) * (-2.0 * LOG2_E))
+    positive = (1.0 - e) / (1.0 + e)
+    return tl.where(x < 0, -positive, positive)
+
+
+@triton.jit
+def head_logits(product, bias, columns, mask, scale, cap, BIASED: tl.constexpr, CAPPED: tl.constexpr):
+    """The head's logits at ``columns``, of its product with the hidden states; finite off ``mask``."""
+    logits = tl.load(product + columns, mask=mask, other=0.0)
+    if BIASED:
+        logits += tl.load(bias + columns, mask=mask, other=0.0).to(logits.dtype)
+    logits = logits * scale
+    if CAPPED:
+        logits = tanh(logits / cap) * cap
+    return logits
+
+
+@triton.jit
+def head_chain(gradient, logits, scale, cap, CAPPED: tl.constexpr):
+    """The gradient of that product, from the gradient of the logits."""
+    if CAPPED:
+        slope = logits / cap
+        gradient = gradient * (1.0 - slope * slope)
+    return gradient * scale
+
+
+@triton.jit
+def cross_entropy(product, bias, label, vocabulary, scale, cap, maximum, log_sum, BIASED: tl.constexpr, CAPPED: tl.constexpr):
+    """That of a row's label. A label that is no token makes it nan, and reads nothing past the row."""
+    inside = (label >= 0) & (label < vocabulary)
+    of_label = head_logits(product, bias, label, inside, scale, cap, BIASED, CAPPED)
+    return maximum - tl.where(inside, of_label, float("nan")) + log_sum * LN_2
