@@ -46,11 +46,11 @@ class Memory:
     optimizer: int
 
 
-class Tracker(TorchDispatchMode):
+class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in torch
     """Counts the bytes of the tensors that live."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch
         self.live = self.peak = 0
         self._known: set[int] = set()
 

@@ -30,6 +30,9 @@ from kernelkit.spec import Kernel
 
 Role = Literal["teacher", "student"]
 
+_READ_IF_THERE = ("model_type", "head_dim", "rope_theta", "rope_scaling")
+"""Keys that models read although not every config class declares them."""
+
 
 @dataclass(frozen=True)
 class ModelPlan:
@@ -225,7 +228,7 @@ def _new_config(wanted: dict[str, Any], loc: Loc) -> tuple[PreTrainedConfig | No
         return None, [Problem((*loc, "model_type"), "unknown_family", message, model_type)]
     kind = CONFIG_MAPPING[model_type]
     # transformers keeps whatever it is given as an attribute, a misspelt size as well.
-    known = {*inspect.signature(kind).parameters, *kind.attribute_map, "model_type", "rope_theta", "rope_scaling"}
+    known = {*inspect.signature(kind).parameters, *kind.attribute_map, *_READ_IF_THERE}
     strange = [key for key in wanted if key not in known]
     if strange:
         names = sorted(known - set(inspect.signature(PreTrainedConfig).parameters))

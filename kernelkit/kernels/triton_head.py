@@ -89,11 +89,8 @@ def published_softmax(maxima, sums, pieces, factor, PIECES: tl.constexpr):
 def log2(x):
     """Without the care that libdevice takes of what is not a normal number, in a branch for each."""
     if NATIVE and x.dtype == tl.float32:
-        return tl.inline_asm_elementwise(
-            "lg2.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
-        )
-    else:
-        return tl.log2(x)
+        return tl.inline_asm_elementwise("lg2.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    return tl.log2(x)
 
 
 @triton.jit
@@ -125,7 +122,9 @@ def head_chain(gradient, logits, scale, cap, CAPPED: tl.constexpr):
 
 
 @triton.jit
-def cross_entropy(product, bias, label, vocabulary, scale, cap, maximum, log_sum, BIASED: tl.constexpr, CAPPED: tl.constexpr):
+def cross_entropy(
+    product, bias, label, vocabulary, scale, cap, maximum, log_sum, BIASED: tl.constexpr, CAPPED: tl.constexpr
+):
     """That of a row's label. A label that is no token makes it nan, and reads nothing past the row."""
     inside = (label >= 0) & (label < vocabulary)
     of_label = head_logits(product, bias, label, inside, scale, cap, BIASED, CAPPED)

@@ -16,6 +16,7 @@ from torch import Tensor
 from kernelkit.kernels.chunked_head import ChunkOptions, HeadGradients, as_rows, buffer, counting_chunks, parts
 from kernelkit.kernels.cross_entropy_loss.eager import project
 from kernelkit.kernels.custom_op import custom_op
+from kernelkit.kernels.dtypes import without_autocast
 from kernelkit.kernels.head import Head
 from kernelkit.kernels.matmul import mm
 from kernelkit.kernels.scaled_gradient import register_scaled_gradients
@@ -193,7 +194,7 @@ def _sum(
     arrived = labels.new_zeros(labels.shape, dtype=torch.int32)
     total.zero_()
     # A custom operator hides nothing from autocast, which would round what is multiplied here to sixteen bits.
-    with torch.autocast(labels.device.type, enabled=False):
+    with without_autocast(labels):
         for positions in chunks:
             some_rows, targets = rows[positions], labels[positions]
             for some in parts(positions.shape[0]):

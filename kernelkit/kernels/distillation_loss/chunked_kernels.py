@@ -18,6 +18,7 @@ from kernelkit.kernels.custom_op import custom_op
 from kernelkit.kernels.distillation_loss.chunked import ChunkedDistillationOptions
 from kernelkit.kernels.distillation_loss.chunked_shared_kernels import empty_output, loss_by_chunks
 from kernelkit.kernels.distillation_loss.divergence_kernels import divergence_
+from kernelkit.kernels.dtypes import without_autocast
 from kernelkit.kernels.head import Head
 from kernelkit.kernels.matmul import add_mm_, mm
 from kernelkit.kernels.scaled_gradient import register_scaled_gradients
@@ -107,7 +108,7 @@ def _sums(
     teacher = Head(teacher_weight, teacher_bias, teacher_softcap, logit_scales[1]).ready()
     loss = _Loss(student, teacher, beta, temperature, shares)
     # A custom operator hides nothing from autocast, which would round what is multiplied here to sixteen bits.
-    with torch.autocast(labels.device.type, enabled=False):
+    with without_autocast(labels):
         for positions in counting_chunks(labels, ignore_index, chunk_size):
             rows = student_hidden[positions]
             chunk, gradient = loss(rows, teacher_hidden[positions], labels[positions])

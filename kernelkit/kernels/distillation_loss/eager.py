@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernelkit.kernels.dtypes import as_in_a_product, at_least_float32
+from kernelkit.kernels.dtypes import as_in_a_product, at_least_float32, without_autocast
 from kernelkit.ops.distillation_loss import DistillationOutput, Divergence, check_arguments, per_item
 from kernelkit.spec import KernelSpec
 
@@ -60,7 +60,7 @@ def distillation_loss(
 def project(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, logit_scale: float) -> Tensor:
     """The logits [..., V] in at least float32, never rounded to the dtype of the operands."""
     hidden, weight = map(at_least_float32, as_in_a_product(hidden, weight))
-    with torch.autocast(hidden.device.type, enabled=False):
+    with without_autocast(hidden):
         logits = F.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype)) * logit_scale
     return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 

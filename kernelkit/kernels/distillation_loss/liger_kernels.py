@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from kernelkit.kernels.chunked_head import as_rows, counting_chunks
 from kernelkit.kernels.custom_op import custom_op
 from kernelkit.kernels.distillation_loss.chunked_kernels import default_chunk_size
+from kernelkit.kernels.dtypes import without_autocast
 from kernelkit.kernels.head import Head
 from kernelkit.kernels.scaled_gradient import refuse_create_graph, scaled_gradient
 from kernelkit.ops.distillation_loss import DistillationOutput, Divergence, check_arguments, per_item
@@ -114,7 +115,7 @@ def _sums(
         )
         return total, figures, count, of_hidden, of_weight
     # A custom operator hides nothing from autocast, under which Liger would round the logits.
-    with torch.autocast(labels.device.type, enabled=False):
+    with without_autocast(labels):
         figures = _observed(student_hidden, student_weight, teacher_hidden, teacher_weight, labels, ignore_index)
         mean, of_hidden, of_weight = fused_linear_jsd_forward(
             student_hidden,

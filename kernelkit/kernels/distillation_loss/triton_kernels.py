@@ -18,6 +18,7 @@ from torch import Tensor
 from kernelkit.kernels.chunked_head import ChunkOptions, HeadGradients, buffer, counting_chunks, parts
 from kernelkit.kernels.custom_op import custom_op
 from kernelkit.kernels.distillation_loss.chunked_shared_kernels import empty_output, loss_by_chunks
+from kernelkit.kernels.dtypes import without_autocast
 from kernelkit.kernels.head import Head
 from kernelkit.kernels.matmul import mm
 from kernelkit.kernels.scaled_gradient import register_scaled_gradients
@@ -293,7 +294,7 @@ def _sums(
     arrived = labels.new_zeros(labels.shape, dtype=torch.int32)
     figures.zero_()
     # A custom operator hides nothing from autocast, which would round what is multiplied here to sixteen bits.
-    with torch.autocast(labels.device.type, enabled=False):
+    with without_autocast(labels):
         for positions in chunks:
             rows, teachers_rows, targets = student_hidden[positions], teacher_hidden[positions], labels[positions]
             for some in parts(positions.shape[0]):
