@@ -105,6 +105,11 @@ class TrainConfig(Section):
     control: StrictBool = False
     """Train a second student from the same weights on the labels alone, to see what the teacher is good for."""
 
+    @property
+    def teacher_seed(self) -> int:
+        """Of a new teacher: a student of the same shape shall not begin as its twin."""
+        return self.seed + 1
+
 
 class EvalConfig(Section):
     """When the validation data are looked at; there must be some for that."""

@@ -35,7 +35,7 @@ def make_model(
 
 def make_teacher(plan: Plan, path: str | Path | None = None) -> Teacher:
     """The teacher, loaded from ``path`` where it was trained first."""
-    model = make_model(plan.teacher, plan.ranks, path, training=False, seed=plan.config.train.seed)
+    model = make_model(plan.teacher, plan.ranks, path, training=False, seed=plan.config.train.teacher_seed)
     return Teacher(model, plan.student.device)
 
 

@@ -177,7 +177,7 @@ class Distiller:
         teacher = judge = None
         if name == "teacher" and config.teacher.pretrain is not None:
             steps, lr = config.teacher.pretrain.steps, config.teacher.pretrain.lr or lr
-            model = make_model(self.plan.teacher, self.plan.ranks, seed=config.train.seed)
+            model = make_model(self.plan.teacher, self.plan.ranks, seed=config.train.teacher_seed)
         else:
             judge = self.teacher
             model = self.container.student()
