@@ -51,38 +51,38 @@ def _processors(device: torch.device) -> int:
 
 
 @triton.jit
-def wait(arrived, expected):
-    """Announce what was stored so far, and wait until ``expected`` programs have done so."""
+def arrive(arrived):
+    """Announce what this program has stored so far."""
     tl.debug_barrier()
     tl.atomic_add(arrived, 1, sem="release", scope="gpu")
+
+
+@triton.jit
+def wait(arrived, expected):
+    """Wait until ``expected`` programs have arrived."""
     while tl.atomic_add(arrived, 0, sem="acquire", scope="gpu") < expected:
         pass
     tl.debug_barrier()
 
 
 @triton.jit
-def published(partials, pieces, PIECES: tl.constexpr, missing):
-    """What the programs of a row have stored at ``partials`` [pieces], past the cache that they do not share."""
-    index = tl.arange(0, PIECES)
-    return tl.load(partials + index, mask=index < pieces, other=missing, cache_modifier=".cg")
+def published(partials, mask, missing):
+    """What the programs of a row have stored, past the cache that they do not share."""
+    return tl.load(partials, mask=mask, other=missing, cache_modifier=".cg")
 
 
 @triton.jit
-def publish_softmax(maxima, sums, piece, logits, mask, factor):
-    """Store the maximum of a piece, and the sum of 2^(factor (logits - maximum)). Returns the maximum."""
-    logits = tl.where(mask, logits, float("-inf"))
+def softmax_of_piece(logits, factor):
+    """The maximum, and the sum of 2^(factor (logits - maximum)), along the first dimension."""
     maximum = tl.maximum(tl.max(logits, axis=0), LOWEST)
-    tl.store(maxima + piece, maximum)
-    tl.store(sums + piece, tl.sum(tl.exp2((logits - maximum) * factor), axis=0))
+    return maximum, tl.sum(tl.exp2((logits - maximum) * factor), axis=0)
 
 
 @triton.jit
-def published_softmax(maxima, sums, pieces, factor, PIECES: tl.constexpr):
-    """Maximum of a row, and the logarithm of the sum of 2^(factor (logits - maximum))."""
-    of_pieces = published(maxima, pieces, PIECES, LOWEST)
-    maximum = tl.max(of_pieces, axis=0)
-    scaled = published(sums, pieces, PIECES, 0.0) * tl.exp2((of_pieces - maximum) * factor)
-    return maximum, tl.log2(tl.sum(scaled, axis=0))
+def softmax_of_pieces(maxima, sums, factor):
+    """The same of the row, from what it is of each piece; of the sum, its logarithm."""
+    maximum = tl.max(maxima, axis=0)
+    return maximum, tl.log2(tl.sum(sums * tl.exp2((maxima - maximum) * factor), axis=0))
 
 
 @triton.jit

@@ -22,12 +22,15 @@ from kernelkit.kernels.matmul import mm
 from kernelkit.kernels.scaled_gradient import register_scaled_gradients
 from kernelkit.kernels.triton_head import (
     LOG2_E,
+    LOWEST,
+    arrive,
     cross_entropy,
     head_chain,
     head_logits,
     pieces,
-    publish_softmax,
-    published_softmax,
+    published,
+    softmax_of_piece,
+    softmax_of_pieces,
     stages,
     wait,
 )
@@ -107,33 +110,42 @@ def _piece(
     logits = head_logits(product, bias, columns, mask, scale, cap, BIASED, CAPPED)
 
     if FIRST == STATISTICS:
-        publish_softmax(partials, partials + PIECES, piece, logits, mask, LOG2_E)
+        maximum, total = softmax_of_piece(tl.where(mask, logits, float("-inf")), LOG2_E)
+        tl.store(partials + piece, maximum)
+        tl.store(partials + PIECES + piece, total)
         if LAST > STATISTICS:
+            arrive(arrived + row)
             wait(arrived + row, pieces)
 
     if LAST == GRADIENT:
-        maximum, log = published_softmax(partials, partials + PIECES, pieces, LOG2_E, PIECES)
+        index = tl.arange(0, PIECES)
+        there = index < pieces
+        maxima = published(partials + index, there, LOWEST)
+        sums = published(partials + PIECES + index, there, 0.0)
+        row_maximum, log = softmax_of_pieces(maxima, sums, LOG2_E)
         label = tl.load(labels + row)
         if piece == 0:
             tl.store(
-                losses + row, cross_entropy(product, bias, label, vocabulary, scale, cap, maximum, log, BIASED, CAPPED)
+                losses + row, cross_entropy(product, bias, label, vocabulary, scale, cap, row_maximum, log, BIASED, CAPPED)
             )
         if TRAINED:
-            of_logits = tl.exp2((logits - maximum) * LOG2_E - log) - (columns == label).to(dtype)
+            of_logits = tl.exp2((logits - row_maximum) * LOG2_E - log) - (columns == label).to(dtype)
             of_product = head_chain(of_logits, logits, scale, cap, CAPPED)
             gradient += row * gradient_stride
             tl.store(gradient + columns, of_product.to(gradient.dtype.element_ty), mask=mask)
 
 
-def _sum_of(head: Head, product: Tensor, labels: Tensor, gradient: Tensor | None, arrived: Tensor) -> Tensor:
-    """Write the gradient [N, V], if there is one, of the product [N, V]. Returns the sum of the losses.
+def _losses(
+    head: Head, product: Tensor, labels: Tensor, gradient: Tensor | None, losses: Tensor, arrived: Tensor
+) -> None:
+    """Write the gradient [N, V], if there is one, of the product [N, V], and the losses [N].
 
     ``arrived`` [N] is int32, and zero.
     """
     rows, vocabulary = product.shape
     number, block, options = pieces(vocabulary)
     padded = int(triton.next_power_of_2(number))
-    losses, partials = product.new_empty(rows), product.new_empty(rows, 2, padded)
+    partials = product.new_empty(rows, 2, padded)
     for first, last in stages(product, number, GRADIENT.value):
         _piece[(rows * number,)](
             product,
@@ -158,7 +170,6 @@ def _sum_of(head: Head, product: Tensor, labels: Tensor, gradient: Tensor | None
             PIECES=padded,
             **options,
         )
-    return losses.sum()
 
 
 def _empty_output(rows: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -191,24 +202,28 @@ def _sum(
     part = next(iter(parts(size)), slice(0, 0)).stop
     product = buffer(rows, part, vocabulary, total.dtype)
     gradient = buffer(rows, size, vocabulary, head.weight.dtype) if any(wanted) else None
-    arrived = labels.new_zeros(labels.shape, dtype=torch.int32)
-    total.zero_()
+    count = sum(positions.shape[0] for positions in chunks)
+    losses, arrived = total.new_empty(count), labels.new_zeros(count, dtype=torch.int32)
+    done = 0
     # A custom operator hides nothing from autocast, which would round what is multiplied here to sixteen bits.
     with without_autocast(labels):
         for positions in chunks:
             some_rows, targets = rows[positions], labels[positions]
             for some in parts(positions.shape[0]):
-                total += _sum_of(
+                size = some.stop - some.start
+                _losses(
                     head,
-                    mm(some_rows[some], head.weight.t(), product[: some.stop - some.start]),
+                    mm(some_rows[some], head.weight.t(), product[:size]),
                     targets[some],
                     None if gradient is None else gradient[some],
-                    arrived[: some.stop - some.start],
+                    losses[done : done + size],
+                    arrived[done : done + size],
                 )
-                arrived = arrived[some.stop - some.start :]
+                done += size
             if gradient is not None:
                 gradients.add(gradient[: positions.shape[0]], some_rows, positions)
     gradients.finish()
+    torch.sum(losses, 0, out=total)
     return total, of_rows, of_weight, of_bias
 
 

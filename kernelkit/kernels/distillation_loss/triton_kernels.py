@@ -25,14 +25,16 @@ from kernelkit.kernels.scaled_gradient import register_scaled_gradients
 from kernelkit.kernels.triton_head import (
     LN_2,
     LOG2_E,
+    LOWEST,
+    arrive,
     cross_entropy,
     head_chain,
     head_logits,
     log2,
     pieces,
-    publish_softmax,
     published,
-    published_softmax,
+    softmax_of_piece,
+    softmax_of_pieces,
     stages,
     wait,
 )
@@ -137,22 +139,34 @@ def _piece(
     t = head_logits(teacher, teacher_bias, columns, mask, teacher_scale, teacher_cap, TEACHER_BIASED, TEACHER_CAPPED)
     t = t.to(dtype)
 
+    # Sums over both models are taken together, which halves the times that a program's warps wait for each other.
+    model = tl.arange(0, 2)
+
     if FIRST == STATISTICS:
+        maxima, sums = softmax_of_piece(tl.where(mask[:, None], tl.join(s, t), float("-inf")), factor)
+        tl.store(partials + model * PIECES + piece, maxima)
+        tl.store(partials + (2 + model) * PIECES + piece, sums)
         if WARM:
-            publish_softmax(partials, partials + 4 * PIECES, piece, s, mask, LOG2_E)
-        publish_softmax(partials, partials + PIECES, piece, s, mask, factor)
-        publish_softmax(partials + 2 * PIECES, partials + 3 * PIECES, piece, t, mask, factor)
+            _, hard_sum = softmax_of_piece(tl.where(mask, s, float("-inf")), LOG2_E)
+            tl.store(partials + 4 * PIECES + piece, hard_sum)
         if LAST > STATISTICS:
+            arrive(arrived + row)
             wait(arrived + row, pieces)
 
     if LAST >= DIVERGENCE:
-        student_maximum, student_log = published_softmax(partials, partials + PIECES, pieces, factor, PIECES)
-        teacher_maximum, teacher_log = published_softmax(
-            partials + 2 * PIECES, partials + 3 * PIECES, pieces, factor, PIECES
-        )
+        index = tl.arange(0, PIECES)
+        there = index < pieces
+        of_models = partials + model[None, :] * PIECES + index[:, None]
+        maxima = published(of_models, there[:, None], LOWEST)
+        sums = published(of_models + 2 * PIECES, there[:, None], 0.0)
+        maximum, log = softmax_of_pieces(maxima, sums, factor)
+        student_maximum, teacher_maximum = tl.split(maximum)
+        student_log, teacher_log = tl.split(log)
         hard_log = student_log
         if WARM:
-            _, hard_log = published_softmax(partials, partials + 4 * PIECES, pieces, LOG2_E, PIECES)
+            maxima = published(partials + index, there, LOWEST)
+            sums = published(partials + 4 * PIECES + index, there, 0.0)
+            _, hard_log = softmax_of_pieces(maxima, sums, LOG2_E)
         log_q = (s - student_maximum) * factor - student_log
         log_p = (t - teacher_maximum) * factor - teacher_log
         terms, slope, q = _divergence(log_p, log_q, beta, KIND)
@@ -161,8 +175,12 @@ def _piece(
         if FIRST <= DIVERGENCE:
             if KIND != FORWARD_KL:
                 tl.store(partials + 5 * PIECES + piece, tl.sum(tl.where(mask, slope, 0.0), axis=0))
+                if FIRST == STATISTICS and LAST == GRADIENT:
+                    arrive(arrived + row)
             figures += (row * pieces + piece) * 3
-            tl.store(figures, tl.sum(tl.where(mask, terms, 0.0), axis=0) * LN_2)
+            same = mask & (s == student_maximum) & (t == teacher_maximum)
+            both = tl.join(tl.where(mask, terms, 0.0) * LN_2, same.to(dtype))
+            tl.store(figures + model, tl.sum(both, axis=0))
             hard = cross_entropy(
                 student,
                 student_bias,
@@ -175,16 +193,14 @@ def _piece(
                 STUDENT_BIASED,
                 STUDENT_CAPPED,
             )
-            tl.store(figures + 1, tl.where(piece == 0, hard, 0.0))
-            same = mask & (s == student_maximum) & (t == teacher_maximum)
-            tl.store(figures + 2, tl.max(same.to(tl.int32), axis=0).to(dtype))
-            if FIRST == STATISTICS and LAST == GRADIENT and KIND != FORWARD_KL:
-                wait(arrived + row, 2 * pieces)
+            tl.store(figures + 2, tl.where(piece == 0, hard, 0.0))
 
         if LAST == GRADIENT:
             of_logits = slope * soft_share
             if KIND != FORWARD_KL:
-                own = tl.sum(published(partials + 5 * PIECES, pieces, PIECES, 0.0), axis=0)
+                if FIRST == STATISTICS:
+                    wait(arrived + row, 2 * pieces)
+                own = tl.sum(published(partials + 5 * PIECES + index, there, 0.0), axis=0)
                 of_logits = (slope - q * own) * (soft_share * LN_2)
             if MIXED:
                 hard_q = q
@@ -207,15 +223,21 @@ class _Loss:
     shares: list[float]
 
     def __call__(
-        self, student: Tensor, teacher: Tensor, labels: Tensor, gradient: Tensor | None, arrived: Tensor
-    ) -> Tensor:
-        """Write the gradient [N, V], if there is one, of the products [N, V] of both models.
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        labels: Tensor,
+        gradient: Tensor | None,
+        figures: Tensor,
+        arrived: Tensor,
+    ) -> None:
+        """Write the gradient [N, V], if there is one, of the products [N, V] of both models, and the figures.
 
-        ``arrived`` [N] is int32, and zero. Returns sums of divergence, cross-entropy and agreement [3].
+        Those are divergence, agreement and cross-entropy of each piece of each row [N, pieces, 3]. ``arrived`` [N] is
+        int32, and zero.
         """
         rows, vocabulary = student.shape
         number, block, options = pieces(vocabulary)
-        figures = student.new_empty(rows, number, 3)
         padded = int(triton.next_power_of_2(number))
         partials = student.new_empty(rows, 6, padded)
         for first, last in stages(student, number, (DIVERGENCE if gradient is None else GRADIENT).value):
@@ -255,9 +277,6 @@ class _Loss:
                 PIECES=padded,
                 **options,
             )
-        of_rows = figures.sum(1)
-        of_rows[:, 2].clamp_(max=1)  # largest logits may be tied, in several pieces
-        return of_rows.sum(0)
 
 
 @custom_op("triton_distillation_loss", fake=empty_output)
@@ -291,24 +310,31 @@ def _sums(
     of_student = buffer(student_hidden, part, vocabulary, figures.dtype)
     of_teacher = buffer(student_hidden, part, vocabulary, torch.promote_types(teacher_weight.dtype, torch.float32))
     gradient = buffer(student_hidden, size, vocabulary, student.weight.dtype) if any(wanted) else None
-    arrived = labels.new_zeros(labels.shape, dtype=torch.int32)
-    figures.zero_()
+    count = sum(positions.shape[0] for positions in chunks)
+    of_pieces = figures.new_empty(count, pieces(vocabulary)[0], 3)
+    arrived = labels.new_zeros(count, dtype=torch.int32)
+    done = 0
     # A custom operator hides nothing from autocast, which would round what is multiplied here to sixteen bits.
     with without_autocast(labels):
         for positions in chunks:
             rows, teachers_rows, targets = student_hidden[positions], teacher_hidden[positions], labels[positions]
             for some in parts(positions.shape[0]):
-                figures += loss(
-                    mm(rows[some], student.weight.t(), of_student[: some.stop - some.start]),
-                    mm(teachers_rows[some], teacher.weight.t(), of_teacher[: some.stop - some.start]),
+                size = some.stop - some.start
+                loss(
+                    mm(rows[some], student.weight.t(), of_student[:size]),
+                    mm(teachers_rows[some], teacher.weight.t(), of_teacher[:size]),
                     targets[some],
                     None if gradient is None else gradient[some],
-                    arrived[: some.stop - some.start],
+                    of_pieces[done : done + size],
+                    arrived[done : done + size],
                 )
-                arrived = arrived[some.stop - some.start :]
+                done += size
             if gradient is not None:
                 gradients.add(gradient[: positions.shape[0]], rows, positions)
     gradients.finish()
+    soft, same, hard = of_pieces.sum(1).unbind(1)
+    # The largest logits may be tied, in several pieces.
+    torch.stack((soft.sum(), hard.sum(), same.clamp(max=1).sum()), out=figures)
     total.zero_()
     for share, figure in zip(shares, figures[:2], strict=True):
         total += share * figure if share else 0.0
