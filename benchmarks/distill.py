@@ -2,10 +2,10 @@
 
 Each case runs in a process of its own: ``Distiller.fit`` for some steps on rows of 2048 random bytes, the same rows in
 every case, with AdamW and everything else that the command does; then forward and backward alone, in bfloat16. Prints,
-for each: tokens a second and peak memory of both, the peak that ``--dry-run`` predicts, and how far the loss strays
+for each: tokens a second and peak memory of both, the peak that ``--dry-run`` predicts if asked, and how far the loss strays
 from that of the first case. On a CPU it runs small shapes, which say nothing about speed.
 
-    python benchmarks/distill.py [--steps 50] [--out FOLDER] [--cases NAME ...]
+    python benchmarks/distill.py [--steps 50] [--out FOLDER] [--predict] [--cases NAME ...]
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ CONFIG = Path(__file__).parents[1] / "configs/distill/qwen3-1.7b-to-0.6b.yaml"
 EAGER, FUSED = "{preset: eager}", "{preset: triton, distillation_loss: triton}"
 CASES: dict[str, tuple[str, str, bool]] = {
     "all eager": (EAGER, EAGER, False),
+    "all eager, row by row": (EAGER, EAGER, False),
     "teacher eager, student triton": (EAGER, FUSED, False),
     "teacher triton, student eager": ("{preset: triton}", EAGER, False),
     "both liger": ("{preset: liger}", "{preset: liger, distillation_loss: liger}", False),
@@ -45,7 +46,7 @@ CASES: dict[str, tuple[str, str, bool]] = {
     "both compiled, loss triton": ("{}", "{distillation_loss: triton}", True),
     "teacher compiled, student triton compiled": ("{}", FUSED, True),
 }
-"""The ops of teacher and student, and whether both are compiled."""
+"""The ops of teacher and student, and whether both are compiled. Whole, the first case takes 121 GiB."""
 
 SMALL = [
     f"{role}.config.{key}={value}"
@@ -70,16 +71,17 @@ def settings(name: str, folder: Path, steps: int, small: bool) -> list[str]:
         *(f"data.train={rows}", "data.validation=null", f"data.seq_len={seq_len}", "eval.every=null"),
         *(f"train.steps={steps}", "train.save_every=null", "optim.warmup_steps=5", "optim.lr=3e-4"),
         *(f"output.dir={folder / name.replace(' ', '-').replace(',', '')}", "output.tensorboard=false"),
+        *(["data.micro_batch_size=1"] if "row by row" in name else []),
         *(SMALL if small else []),
     ]
 
 
-def run(name: str, folder: Path, steps: int) -> dict[str, Any]:
+def run(name: str, folder: Path, steps: int, predicting: bool) -> dict[str, Any]:
     """What one case gives."""
     small = not torch.cuda.is_available()
     config = DistillConfig.from_yaml(CONFIG, settings(name, folder, steps, small))
     distiller = Distiller(config)
-    predicted = predict(distiller.plan).peak / 2**30
+    predicted = predict(distiller.plan).peak / 2**30 if predicting else float("nan")
     distiller.fit(overwrite=True)
     records = read_records(Path(config.output.dir) / "metrics.jsonl")
     figures = [record.figures for record in records if record.kind == "train"]
@@ -147,16 +149,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--cases", nargs="*", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--predict", action="store_true", help="also predict the peak, which takes a while")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.alone:
-        found = run(arguments.cases[0], arguments.out, arguments.steps)
+        found = run(arguments.cases[0], arguments.out, arguments.steps, arguments.predict)
         (arguments.out / "last.json").write_text(json.dumps(found))
         return
     results = []
     for name in arguments.cases:
         command = [sys.executable, __file__, "--alone", "--steps", str(arguments.steps), "--out", str(arguments.out)]
+        command += ["--predict"] if arguments.predict else []
         if subprocess.run([*command, "--cases", name], check=False).returncode:
             print(f"{name}: failed", flush=True)
             continue
