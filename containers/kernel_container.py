@@ -112,7 +112,9 @@ class KernelContainer(containers.DynamicContainer):
         for name in variants if variant is None else (variant,):
             self._provider(op, name).override(providers.Object(kernel))
 
-    def bind(self, needs: Iterable[Need], *, model: str, device: Any = None, dtype: Any = None) -> Bindings:
+    def bind(
+        self, needs: Iterable[Need], *, model: str, device: Any = None, dtype: Any = None, named_only: bool = False
+    ) -> Bindings:
         """The kernels that ``model`` needs, each resolved once for this container.
 
         Args:
@@ -120,6 +122,7 @@ class KernelContainer(containers.DynamicContainer):
             model: its name, for errors.
             device: where it will live, if that is known better than when the container was made.
             dtype: its dtype, likewise.
+            named_only: leave out what neither the config names nor an override replaces.
 
         Raises:
             ValidationError: for a variant that a named implementation lacks, a kernel that cannot run or be loaded, a
@@ -131,6 +134,8 @@ class KernelContainer(containers.DynamicContainer):
         bindings: list[Binding] = []
         problems = list(unused_problems(self.config(), self._idle_overrides(needs), needs, model))
         for need in needs:
+            if named_only and not self._is_named(need):
+                continue
             try:
                 bindings.append(self._binding(need, conditions))
             except Refusal as refusal:
@@ -140,6 +145,15 @@ class KernelContainer(containers.DynamicContainer):
         if problems:
             raise self.config().locate(validation_error(model, problems))
         return Bindings(bindings)
+
+    def _is_named(self, need: Need) -> bool:
+        """Whether an override or the config says which kernel serves ``need``; a default is nobody's word."""
+        provider = self.providers.get(_provider_name(need.op, need.variant))
+        if provider is not None and _is_overridden(provider):
+            return True
+        if need.op not in self.registry().ops:
+            return False
+        return wish_for(need.op, need.variant, self.config(), self.registry()).why != "default"
 
     def _binding(self, need: Need, conditions: Conditions) -> Binding:
         problem = unregistered_problem(need, self.registry())

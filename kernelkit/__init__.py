@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kernelkit import models
     from kernelkit.containers import KernelContainer, OpsConfig
     from kernelkit.hardware import Hardware, HardwareRequirement
-    from kernelkit.models import build_model, kernel_report
+    from kernelkit.models import build_model, eject, inject, kernel_report
     from kernelkit.registry import KernelRegistry, default_registry, register_kernel
     from kernelkit.spec import KernelSpec, Op
 
@@ -29,6 +29,8 @@ __all__ = [
     "OpsConfig",
     "build_model",
     "default_registry",
+    "eject",
+    "inject",
     "kernel_report",
     "models",
     "register_kernel",
@@ -40,6 +42,8 @@ _HOMES = {
     "Hardware": "kernelkit.hardware",
     "HardwareRequirement": "kernelkit.hardware",
     "build_model": "kernelkit.models",
+    "eject": "kernelkit.models",
+    "inject": "kernelkit.models",
     "kernel_report": "kernelkit.models",
     "KernelRegistry": "kernelkit.registry",
     "default_registry": "kernelkit.registry",

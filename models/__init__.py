@@ -1,6 +1,16 @@
 """Language models whose modules call the kernels they were built with."""
 
 from kernelkit.models.auto import AutoModelForCausalLM, build_model, kernel_needs
+from kernelkit.models.injection.inject import eject, inject, injected
 from kernelkit.models.report import KernelReport, kernel_report
 
-__all__ = ["AutoModelForCausalLM", "KernelReport", "build_model", "kernel_needs", "kernel_report"]
+__all__ = [
+    "AutoModelForCausalLM",
+    "KernelReport",
+    "build_model",
+    "eject",
+    "inject",
+    "injected",
+    "kernel_needs",
+    "kernel_report",
+]

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from kernelkit.models.injection.module import InjectedModule
+from kernelkit.models.injection.places import left_alone
 from kernelkit.models.layers.kernel_module import KernelModule
 
 
@@ -20,7 +22,8 @@ class KernelRow:
     Attributes:
         module: dotted path of the module in the model; empty for the model itself.
         op, variant, impl: the kernel.
-        why: ``named``, ``preset <name>``, ``default``, ``auto: <reason>`` or ``override``.
+        why: ``named``, ``preset <name>``, ``default``, ``auto: <reason>`` or ``override``; of an op that is left to
+            transformers (``stock``), ``not named``.
     """
 
     module: str
@@ -37,10 +40,12 @@ class KernelReport:
     Attributes:
         model: class name.
         rows: one for each module and op, in the order of the modules.
+        left_alone: path and class of those modules of an injected model that no family knows.
     """
 
     model: str
     rows: tuple[KernelRow, ...]
+    left_alone: tuple[tuple[str, str], ...] = ()
 
     @property
     def impls(self) -> dict[str, set[str]]:
@@ -51,7 +56,8 @@ class KernelReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return {"model": self.model, "kernels": [asdict(row) for row in self.rows]}
+        kernels = [asdict(row) for row in self.rows]
+        return {"model": self.model, "kernels": kernels, "left_alone": [list(pair) for pair in self.left_alone]}
 
     def __str__(self) -> str:
         heading = ("module", "op", "variant", "impl", "why")
@@ -61,7 +67,9 @@ class KernelReport:
         ]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-        return "\n".join([f"Kernels of {self.model}", table[0], "-" * (sum(widths) + 8), *table[1:]])
+        alone = KernelReport("", tuple(KernelRow(path, kind, "", "", "") for path, kind in self.left_alone))
+        left = [f"left alone: {row.module} ({row.op})" for row in alone._folded()]
+        return "\n".join([f"Kernels of {self.model}", table[0], "-" * (sum(widths) + 8), *table[1:], *left])
 
     def folded(self) -> Iterator[KernelRow]:
         """Rows that differ only in the number of the layer, as one: ``model.layers.{0-27}.mlp``."""
@@ -89,7 +97,8 @@ def kernel_report(model: nn.Module) -> KernelReport:
         if isinstance(module, KernelModule)
         for binding in module.bindings.values()
     ]
-    return KernelReport(type(model).__name__, tuple(rows))
+    injected = any(isinstance(module, InjectedModule) for module in model.modules())
+    return KernelReport(type(model).__name__, tuple(rows), tuple(left_alone(model)) if injected else ())
 
 
 def _ranges(numbers: list[int]) -> str:

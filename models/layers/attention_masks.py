@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
-from kernelkit.models.layers.attention import Attention
 from kernelkit.ops.masks import Visibility, build_mask, document_ids
+
+
+class MaskReader(Protocol):
+    """What is asked of an attention module: the form of mask that its kernel reads, its window, and its number."""
+
+    mask_kind: str
+    layer_idx: int
+
+    @property
+    def sliding_window(self) -> int | None:
+        """Width of the window, None where the layer sees everything before it."""
+
 
 MaskKey = tuple[str, int | None]
 """The form of mask and the sliding window; layers that share both share a mask."""
 
 
-def mask_key(attention: Attention) -> MaskKey:
+def mask_key(attention: MaskReader) -> MaskKey:
     """Which mask an attention module reads."""
     return attention.mask_kind, attention.sliding_window
 
 
 def attention_masks(
-    attentions: Iterable[Attention],
+    attentions: Iterable[MaskReader],
     inputs_embeds: Tensor,
     attention_mask: Tensor | None,
     position_ids: Tensor | None,

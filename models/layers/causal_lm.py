@@ -5,15 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import Cache, GenerationMixin, PreTrainedConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast, MoeCausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from kernelkit.containers.bindings import Binding, Need
+from kernelkit.containers.bindings import Need
 from kernelkit.kernels.cross_entropy_loss.eager import cross_entropy
 from kernelkit.models.layers.decoder import DecoderModel
-from kernelkit.models.layers.head import obstacle_to_fusing
+from kernelkit.models.layers.head import (
+    LOSS_ARGUMENTS,
+    allow_unfused,
+    keep_positions,
+    next_tokens,
+    obstacle_to_fusing,
+)
 from kernelkit.models.layers.kernel_module import KernelModule
 from kernelkit.models.layers.pretrained import DISTILLATION, KernelPreTrainedModel
 from kernelkit.models.layers.teaching import FORWARD_KL, Distillation, DistilledOutput, Teaching
@@ -83,12 +88,12 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
             ValueError: as the decoder, for a loss kernel that was named although the head cannot be fused, and for
                 ``teaching`` without labels or without a kernel for it.
         """
-        loss_arguments = {name: kwargs.pop(name) for name in _LOSS_ARGUMENTS if name in kwargs}
-        targets = _targets(labels, kwargs.pop("shift_labels", None), loss_arguments.get("ignore_index", -100))
+        loss_arguments = {name: kwargs.pop(name) for name in LOSS_ARGUMENTS if name in kwargs}
+        targets = next_tokens(labels, kwargs.pop("shift_labels", None), loss_arguments.get("ignore_index", -100))
         outputs = self.model(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache=use_cache, **kwargs
         )
-        hidden_states = _keep(outputs.last_hidden_state, logits_to_keep)
+        hidden_states = keep_positions(outputs.last_hidden_state, logits_to_keep)
         if teaching is not None:
             figures = self.follow(hidden_states, targets, teaching, distillation, **loss_arguments)
             output = self.output(outputs, figures.loss, None, attention_mask)
@@ -109,7 +114,7 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
             return self.cross_entropy_loss(
                 hidden_states, weight, targets, bias=bias, return_logits=return_logits, **loss_arguments
             )
-        _allow_unfused(self.bindings["cross_entropy_loss"], obstacle)
+        allow_unfused(self.bindings["cross_entropy_loss"], obstacle)
         logits = self.lm_head(hidden_states)
         return cross_entropy(logits, targets, **loss_arguments), logits
 
@@ -208,28 +213,4 @@ class MoeCausalLM(CausalLM):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=outputs.router_logits,
-        )
-
-
-_LOSS_ARGUMENTS = ("num_items_in_batch", "ignore_index")
-
-
-def _targets(labels: Tensor | None, shift_labels: Tensor | None, ignore_index: int) -> Tensor | None:
-    """What each position predicts: the labels moved one to the left, or those that are moved already."""
-    if shift_labels is not None or labels is None:
-        return shift_labels
-    return F.pad(labels, (0, 1), value=ignore_index)[..., 1:]
-
-
-def _keep(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
-    positions = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-    return hidden_states[:, positions, :]
-
-
-def _allow_unfused(loss: Binding, obstacle: str) -> None:
-    """Raise where the user named a loss kernel that would have to be left out. Eager's projection is the head's own."""
-    if loss.impl != "eager" and loss.why != "default":
-        raise ValueError(
-            f"cross_entropy_loss: {loss.impl} ({loss.why}) projects to the vocabulary by itself, and {obstacle}. "
-            "Name cross_entropy_loss: eager, or leave the head plain."
         )

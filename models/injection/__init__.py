@@ -1,0 +1,1 @@
+"""Kernels for an instance of a stock transformers model, and back."""
