@@ -53,8 +53,6 @@ def _problems(model: PreTrainedModel) -> Iterator[str]:
     for module, _ in places(model):
         if "forward" in vars(module):
             yield f"the forward of its {type(module).__name__} is replaced by {_origin(vars(module)['forward'])}"
-    if "_loss_function" in vars(model):
-        yield "its loss_function was replaced, and a loss that is computed with the head would pass it by"
     devices = {str(parameter.device) for parameter in model.parameters()}
     if len(devices) > 1:
         yield f"it is spread over {listing(sorted(devices))}, and kernels are resolved for one device"

@@ -40,7 +40,7 @@ def inject(model: ModelT, kernels: Any = None, *, training: bool = True, compile
             The model is then as it was.
     """
     inner: Any = model_to_inject(model)
-    blocks = {module: (block, block.kernel_needs(module)) for module, block in places(inner)}
+    blocks: dict[Any, Any] = {module: (block, block.kernel_needs(module)) for module, block in places(inner)}
     device = None if inner.device.type == "meta" else inner.device
     container = as_container(kernels, device=device, dtype=inner.dtype, training=training, compiled=compiled)
     needs = [need for _, of_module in blocks.values() for need in of_module]

@@ -176,10 +176,11 @@ def test_a_forward_that_is_replaced_is_refused() -> None:
         inject(model, EAGER)
 
 
-def test_a_loss_function_of_ones_own_is_refused() -> None:
+def test_a_loss_function_of_ones_own_stays_and_a_named_loss_is_refused() -> None:
     model = stock("llama")
-    model.loss_function = lambda *_, **__: 0
-    with pytest.raises(ValueError, match="its loss_function was replaced"):
+    model.loss_function = lambda *_, **__: torch.tensor(7.0)
+    assert inject(model, {"rms_norm": "eager"})(**batch()).loss == 7
+    with pytest.raises(ValidationError, match="unknown variant 'custom' of cross_entropy_loss"):
         inject(model, {"cross_entropy_loss": "eager"})
 
 

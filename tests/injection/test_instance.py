@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -186,7 +185,7 @@ def test_injecting_into_a_compiled_model_compiles_it_again() -> None:
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         expected = compiled(tokens(2, 6)).logits
-        assert inject(compiled, {"rms_norm": "mine"} if False else SDPA, compiled=True) is compiled
+        assert inject(compiled, SDPA, compiled=True) is compiled
         model.model.norm.__dict__["rms_norm"] = _doubled
         assert_close(compiled(tokens(2, 6)).logits, model(tokens(2, 6)).logits, 1e-5)
         eject(compiled)
@@ -291,10 +290,3 @@ def test_the_report_shows_places_and_what_is_left_alone() -> None:
     norms = {row.impl for row in report.rows if row.op == "rms_norm"}
     assert norms == {"torch"}
     assert kernel_report(inject(stock("gemma3"), EAGER)).left_alone == ()
-
-
-def test_buffers_of_bytes_hold_an_injected_model() -> None:
-    buffer = io.BytesIO()
-    torch.save(inject(stock("llama"), EAGER), buffer)
-    buffer.seek(0)
-    assert kernel_report(torch.load(buffer, weights_only=False)).impls["attention"] == {"eager"}

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from kernelkit import inject, kernel_report
+from kernelkit import KernelContainer, inject, kernel_report
+from kernelkit.containers import Need
 from tests.injection.stock import FAMILIES, batch, pair, step
 from tests.models.families import EAGER, assert_close, assert_same_gradients, tokens
 
@@ -121,6 +122,36 @@ def test_a_mask_of_ones_own_and_embeddings_equal_stock(family: str) -> None:
     with torch.no_grad():
         for inputs in ({"inputs_embeds": embeddings}, {"input_ids": tokens(2, 6), "attention_mask": custom}):
             assert_close(model(**inputs).logits, stock(**inputs).logits)
+
+
+@families
+def test_under_autocast_it_computes_what_stock_computes(family: str) -> None:
+    stock, model = pair(family)
+    inject(model, EAGER)
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs, mine = (each.train()(**batch()) for each in (stock, model))
+    for output in (theirs, mine):
+        output.loss.backward()
+    assert_close(mine.loss, theirs.loss)
+    assert_same_gradients(model, stock)
+
+
+@families
+@pytest.mark.parametrize("config", ["eager", "sdpa"])
+def test_a_layer_that_is_rebound_alone_gets_its_own_mask_and_the_others_theirs(family: str, config: str) -> None:
+    mask = torch.tensor([[1] * 9, [0] * 4 + [1] * 5])
+    stock, model = pair(family)
+    for each in (stock, model):
+        each.config._attn_implementation = config
+    inject(model, {"rms_norm": "eager"})
+    attention = next(module for module in model.modules() if "attention" in getattr(module, "bindings", {}))
+    variant = attention.bindings["attention"].variant
+    for impl in ("eager", "sdpa"):
+        container = KernelContainer.from_config({"attention": impl}, device="cpu")
+        attention.bind(container.bind([Need("attention", variant)], model="layer"), "attention", variant)
+        with torch.no_grad():
+            theirs, mine = (each(tokens(2, 9), attention_mask=mask).logits for each in (stock, model))
+        assert_close(mine[mask.bool()], theirs[mask.bool()], 1e-5)
 
 
 @pytest.mark.parametrize("kernels", [{"preset": "eager"}, {"preset": "torch"}, {"preset": "compile"}])
