@@ -1,6 +1,6 @@
-"""A training step of stock transformers, patched by Liger, and with kernels injected: forward and backward.
+"""A training step of one stock model, with kernels injected and ejected, beside one that Liger has patched.
 
-Each case runs in a process of its own, since Liger's patch stays in one. It measures as ``step.py`` does.
+Forward and backward of the Qwen3-0.6B shape, measured as in ``step.py``. Liger's patch stays in a process of its own.
 
     python benchmarks/injection.py [--steps 10]
 """
@@ -8,69 +8,61 @@ Each case runs in a process of its own, since Liger's patch stays in one. It mea
 from __future__ import annotations
 
 import argparse
-import json
+import gc
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import transformers
-from rich.console import Console
-from rich.table import Table
+from liger_kernel.transformers import apply_liger_kernel_to_qwen3
+from pydantic import ValidationError
 from step import measure, shape
 
-from kernelkit import inject
+from kernelkit.models import injected
 
-CASES: dict[str, Any] = {
-    "stock": None,
-    "patched by Liger": "patch",
-    "injected, what Liger patches": dict.fromkeys(
-        ("rms_norm", "rotary_pos_emb", "swiglu_mlp", "cross_entropy_loss"), "liger"
-    ),
+CASES: Mapping[str, Any] = {
     "injected, preset: liger": {"preset": "liger"},
     "injected, preset: compile": {"preset": "compile"},
 }
-"""Label and ops; None for stock transformers."""
 
 
-def run(label: str, steps: int) -> tuple[float, float, float, float]:
-    """Tokens a second, peak GiB, milliseconds and loss of one case."""
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    ops, config = CASES[label], shape("qwen3-0.6b", small=device.type == "cpu")
-    if ops == "patch":
-        from liger_kernel.transformers import apply_liger_kernel_to_qwen3
-
-        apply_liger_kernel_to_qwen3()
-    torch.manual_seed(0)
-    with torch.device(device):
-        model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).train()
-    if isinstance(ops, dict):
-        inject(model, ops)
-    rows = torch.randint(config.vocab_size, (8, 2048) if device.type != "cpu" else (2, 64), device=device)
+def run(label: str, model: Any, rows: torch.Tensor, steps: int) -> None:
+    """Print tokens a second, peak GiB, milliseconds and loss of one case."""
     seconds, peak, loss = measure(model, rows, steps)
-    return rows.numel() / seconds, peak, seconds * 1000, loss
+    figures = f"{rows.numel() / seconds:8,.0f} tokens/s {peak:6.1f} GiB {seconds * 1000:7.1f} ms   loss {loss:.4f}"
+    print(f"{label:28}{figures}", flush=True)
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
+    parser.add_argument("--patched", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.case:
-        print(json.dumps(run(arguments.case, arguments.steps)))
+    if arguments.patched:
+        apply_liger_kernel_to_qwen3()
+    else:
+        # Before anything here takes memory of the device.
+        subprocess.run([sys.executable, __file__, "--patched", "--steps", str(arguments.steps)], check=False)
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    config = shape("qwen3-0.6b", small=device.type == "cpu")
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).train()
+    rows = torch.randint(config.vocab_size, (8, 2048) if device.type != "cpu" else (2, 64), device=device)
+    run("patched by Liger" if arguments.patched else "stock", model, rows, arguments.steps)
+    if arguments.patched:
         return
-    table = Table("Qwen3-0.6B", "tokens/s", "peak GiB", "ms", "loss")
-    for label in CASES:
-        command = [sys.executable, __file__, "--case", label, "--steps", str(arguments.steps)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            table.add_row(label, "does not run here", "", "", "")
-            print(done.stderr.splitlines()[-1])
-            continue
-        speed, peak, milliseconds, loss = json.loads(done.stdout.splitlines()[-1])
-        table.add_row(label, f"{speed:,.0f}", f"{peak:.1f}", f"{milliseconds:.1f}", f"{loss:.4f}")
-    Console(width=100).print(table)
+    for label, ops in CASES.items():
+        try:
+            with injected(model, ops):
+                run(label, model, rows, arguments.steps)
+        except ValidationError:
+            print(f"{label:28}does not run here", flush=True)
 
 
 if __name__ == "__main__":
