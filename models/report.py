@@ -21,9 +21,8 @@ class KernelRow:
 
     Attributes:
         module: dotted path of the module in the model; empty for the model itself.
-        op, variant, impl: the kernel.
-        why: ``named``, ``preset <name>``, ``default``, ``auto: <reason>`` or ``override``; of an op that is left to
-            transformers (``stock``), ``not named``.
+        op, variant, impl: the kernel; ``stock`` where an injected model leaves the op to transformers.
+        why: ``named``, ``preset <name>``, ``default``, ``auto: <reason>`` or ``override``.
     """
 
     module: str

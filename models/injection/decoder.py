@@ -23,6 +23,20 @@ class Model(InjectedModule):
         """Nothing of its own."""
         return []
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """As of the HF class, for transformers' conversions of checkpoints."""
+        return cls.stock.is_custom_code()
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        # transformers reads the source of the file that the class is in.
+        return cls.stock._can_set_attn_implementation()
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        return cls.stock._can_set_experts_implementation()
+
     def set_attn_implementation(
         self, attn_implementation: str | dict[str, str], allow_all_kernels: bool = False
     ) -> None:

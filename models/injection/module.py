@@ -28,7 +28,7 @@ class StockBinding(Binding):
 
 def stock_binding(op: str, variant: str) -> StockBinding:
     """The binding that leaves ``op`` to transformers."""
-    return StockBinding(op, variant, STOCK, "not named", _never_called)
+    return StockBinding(op, variant, STOCK, "default", _never_called)
 
 
 def _never_called(*_: Any, **__: Any) -> NoReturn:

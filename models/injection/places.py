@@ -29,7 +29,7 @@ def stand_in(kind: type[nn.Module]) -> type[InjectedModule] | None:
     A subclass of an HF class is another class, which may compute something else.
     """
     block = getattr(family_of(kind), kind.__name__, None)
-    return block if block is not None and block.stock is kind else None
+    return block if getattr(block, "stock", None) is kind else None
 
 
 def stock_class(module: nn.Module) -> type[nn.Module]:
@@ -47,12 +47,18 @@ def places(model: nn.Module) -> Iterator[tuple[nn.Module, type[InjectedModule]]]
 
 
 def left_alone(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Path and class of the modules that no family knows, without what is inside of them."""
-    unknown = ""
+    """Path and class of the modules of an injected model that no family knows, without what is inside of them."""
+    root = unknown = None
     for path, module in model.named_modules():
         kind = plain_class(module)
-        if unknown and path.startswith(f"{unknown}."):
+        if root is None and issubclass(kind, InjectedModule):
+            root = f"{path}." if path else ""
+        outside = root is None or not path.startswith(root)
+        if outside or (unknown is not None and path.startswith(unknown)) or _is_known(kind):
             continue
-        if not (f"{kind.__module__}.".startswith(_ORDINARY) or kind in getattr(family_of(kind), "STRUCTURE", ())):
-            unknown = path
-            yield path, kind.__name__
+        unknown = f"{path}."
+        yield path, kind.__name__
+
+
+def _is_known(kind: type[nn.Module]) -> bool:
+    return f"{kind.__module__}.".startswith(_ORDINARY) or kind in getattr(family_of(kind), "STRUCTURE", ())

@@ -146,3 +146,14 @@ def test_as_container_makes_one_of_anything_and_leaves_one_as_it_is(registry):
     assert as_container(container, device="cpu") is container
     with pytest.raises(ValueError, match="valid dictionary"):
         as_container(3)
+
+
+def test_what_nobody_names_may_be_left_out(make):
+    container = make({"rms_norm": "torch"})
+    needs = (NORM, ATTENTION, Need("unheard_of"))
+    assert list(container.bind(needs, model="any", named_only=True)) == [("rms_norm", "standard")]
+    container.override("attention", fakes.other_norm, "causal")
+    assert ("attention", "causal") in container.bind(needs, model="any", named_only=True)
+    assert {
+        binding.why for binding in make({"preset": "eager"}).bind(needs[:2], model="any", named_only=True).values()
+    } == {"preset eager"}

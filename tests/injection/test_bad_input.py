@@ -57,6 +57,7 @@ def test_a_class_of_ones_own_is_refused_and_what_it_holds_is_not() -> None:
         inject(model, EAGER)
     inject(model.model, EAGER)
     assert kernel_report(model).impls["attention"] == {"eager"}
+    assert kernel_report(model).left_alone == ()
 
 
 def test_a_model_of_our_own_is_refused() -> None:

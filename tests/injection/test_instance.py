@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers.generation.configuration_utils import CompileConfig
 
 from kernelkit import KernelContainer, eject, inject, kernel_report
@@ -265,6 +266,21 @@ def test_saved_it_is_a_stock_checkpoint(tmp_path: Path) -> None:
     assert type(again) is transformers.Qwen3ForCausalLM
     assert again.config.architectures == ["Qwen3ForCausalLM"]
     assert_close(logits(again), logits(model), 1e-5)
+
+
+def test_experts_are_saved_one_by_one_as_stock_saves_them(tmp_path: Path) -> None:
+    plain, model = pair("qwen3_moe")
+    inject(model, EAGER).save_pretrained(tmp_path / "injected")
+    plain.save_pretrained(tmp_path / "stock")
+    files = [load_file(tmp_path / name / "model.safetensors") for name in ("injected", "stock")]
+    assert files[0].keys() == files[1].keys()
+    assert all(torch.equal(files[0][key], files[1][key]) for key in files[1])
+
+
+def test_the_experts_of_transformers_can_be_chosen_where_they_are_stock() -> None:
+    model = inject(stock("qwen3_moe"), {"rms_norm": "eager"})
+    model.set_experts_implementation("batched_mm")
+    assert model.config._experts_implementation == "batched_mm"
 
 
 def test_a_pickle_loads_in_a_process_that_has_injected_nothing(tmp_path: Path, python: Any) -> None:

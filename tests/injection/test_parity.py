@@ -159,4 +159,4 @@ def test_a_layer_that_is_rebound_alone_gets_its_own_mask_and_the_others_theirs(f
 def test_presets_go_where_there_is_a_place(family: str, kernels: dict[str, str]) -> None:
     _, model = pair(family)
     report = kernel_report(inject(model, kernels))
-    assert {row.why for row in report.rows} <= {f"preset {kernels['preset']}", "not named"}
+    assert {row.why for row in report.rows} <= {f"preset {kernels['preset']}", "default"}

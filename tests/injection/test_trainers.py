@@ -45,6 +45,7 @@ def test_lora_before_and_after_injection_has_the_gradients_of_stock(when: str) -
             assert_close(mine.grad, theirs.grad, 1e-4)
         else:
             assert mine.grad is None
+    assert {name for _, name in kernel_report(wrapped).left_alone} == {"Linear"}  # LoRA's own
     eject(wrapped)
     assert kernel_report(wrapped).rows == ()
     assert_close(step(wrapped).loss, step(plain).loss)
