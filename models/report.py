@@ -67,7 +67,7 @@ class KernelReport:
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
         alone = KernelReport("", tuple(KernelRow(path, kind, "", "", "") for path, kind in self.left_alone))
-        left = [f"left alone: {row.module} ({row.op})" for row in alone._folded()]
+        left = [f"left alone: {row.module} ({row.op})" for row in alone.folded()]
         return "\n".join([f"Kernels of {self.model}", table[0], "-" * (sum(widths) + 8), *table[1:], *left])
 
     def folded(self) -> Iterator[KernelRow]:

@@ -43,7 +43,7 @@ def test_a_wrapper_is_told_to_pass_what_it_wraps() -> None:
 
 def test_a_family_that_is_not_known_is_refused_with_those_that_are() -> None:
     config = transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=32)
-    with pytest.raises(ValueError, match="GPT2LMHeadModel cannot be injected.*llama"):
+    with pytest.raises(ValueError, match=r"GPT2LMHeadModel cannot be injected.*llama"):
         inject(transformers.GPT2LMHeadModel(config), EAGER)
 
 

@@ -59,5 +59,5 @@ def test_lora_on_the_head_is_called_or_the_named_loss_refused() -> None:
     torch.manual_seed(1)
     wrapped = inject(get_peft_model(model, on_head), {"cross_entropy_loss": "eager"})
     assert_close(step(wrapped).loss, step(plain).loss)
-    with pytest.raises(ValueError, match="not a plain nn.Linear"):
+    with pytest.raises(ValueError, match=r"not a plain nn\.Linear"):
         step(inject(wrapped, {"cross_entropy_loss": "compile"}))
