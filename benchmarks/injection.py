@@ -24,6 +24,7 @@ from kernelkit.models import injected
 
 CASES: Mapping[str, Any] = {
     "injected, preset: liger": {"preset": "liger"},
+    "injected, preset: triton": {"preset": "triton"},
     "injected, preset: compile": {"preset": "compile"},
 }
 

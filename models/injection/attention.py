@@ -34,6 +34,7 @@ class Attention(InjectedModule):
     layer_idx: int
     returns_weights: bool
     rotary_pos_emb: Kernel | None = None
+    qk_norm_rope: Kernel | None = None
     attention: Kernel | None = None
     stock_rotation: ClassVar[Kernel]
     stock_attention: ClassVar[Kernel]
@@ -83,13 +84,12 @@ class Attention(InjectedModule):
             RuntimeError: where the masks did not arrive, because the decoder was passed by.
         """
         masks = kwargs.pop(MASKS, None)
-        if self.rotary_pos_emb is None and self.attention is None:
+        if self.rotary_pos_emb is None and self.qk_norm_rope is None and self.attention is None:
             return self.stock.forward(
                 self, hidden_states, position_embeddings, attention_mask, past_key_values=past_key_values, **kwargs
             )
         query, key, value, gate = self.project(hidden_states)
-        rotate = self.stock_rotation if self.rotary_pos_emb is None else self.rotary_pos_emb
-        query, key = rotate(query, key, *position_embeddings)
+        query, key, value = *self.place(query, key, *position_embeddings), value.transpose(1, 2)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         if self.attention is None:
@@ -102,14 +102,20 @@ class Attention(InjectedModule):
         return self.o_proj(output if gate is None else output * torch.sigmoid(gate)), weights
 
     def project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Query, key and value, each [B, heads, S, D], and what the output is gated by [B, S, heads * D], or None."""
+        """Query, key and value, each [B, S, heads, D], and what the output is gated by [B, S, heads * D], or None."""
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query, key = self.normalised(self.q_proj(hidden_states).view(heads), self.k_proj(hidden_states).view(heads))
-        return *_heads_first(query, key, self.v_proj(hidden_states).view(heads)), None
+        query, key, value = self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
+        return query.view(heads), key.view(heads), value.view(heads), None
 
-    def normalised(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Query and key [B, S, heads, D] as the rotation takes them."""
-        return query, key
+    def place(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Give ``query`` and ``key`` [B, S, heads, D] their positions: [B, heads, S, D]."""
+        rotated: tuple[Tensor, Tensor] = self.rotate(query.transpose(1, 2), key.transpose(1, 2), cos, sin)
+        return rotated
+
+    @property
+    def rotate(self) -> Kernel:
+        """The bound rotation, or HF's."""
+        return self.stock_rotation if self.rotary_pos_emb is None else self.rotary_pos_emb
 
     def _how(self) -> dict[str, Any]:
         dropout = self.attention_dropout if self.training else 0.0
@@ -121,11 +127,27 @@ class Attention(InjectedModule):
 
 
 class NormedAttention(Attention):
-    """As ``Qwen3Attention``: each head's query and key are normalised."""
+    """As ``Gemma3Attention``: each head's query and key are normalised. Where HF does it after turning is all one."""
 
-    def normalised(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Each through its norm. HF's Gemma3 turns heads and positions first, to the same effect."""
-        return self.q_norm(query), self.k_norm(key)
+    def place(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """As in the base class, after the norms."""
+        return super().place(self.q_norm(query), self.k_norm(key), cos, sin)
+
+
+class FusableAttention(NormedAttention):
+    """As ``Qwen3Attention``: norms and rotation are those that one op computes."""
+
+    @classmethod
+    def kernel_needs(cls, module: Any) -> list[Need]:
+        """As in the base class, and both in one."""
+        return [*super().kernel_needs(module), Need("qk_norm_rope")]
+
+    def place(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """As in the base class, by one kernel where it is bound."""
+        if self.qk_norm_rope is None:
+            return super().place(query, key, cos, sin)
+        placed: tuple[Tensor, Tensor] = self.qk_norm_rope(query, key, self.q_norm, self.k_norm, self.rotate, cos, sin)
+        return placed
 
 
 class GatedAttention(NormedAttention):
@@ -137,10 +159,5 @@ class GatedAttention(NormedAttention):
         """As in the base class."""
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
         query, gate = self.q_proj(hidden_states).view(*heads[:-1], 2 * self.head_dim).chunk(2, dim=-1)
-        query, key = self.normalised(query, self.k_proj(hidden_states).view(heads))
-        return *_heads_first(query, key, self.v_proj(hidden_states).view(heads)), gate.flatten(-2)
-
-
-def _heads_first(*states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    query, key, value = (each.transpose(1, 2) for each in states)
-    return query, key, value
+        key, value = self.k_proj(hidden_states).view(heads), self.v_proj(hidden_states).view(heads)
+        return query, key, value, gate.flatten(-2)

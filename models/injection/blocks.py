@@ -1,8 +1,8 @@
-"""Norm, feed-forward block and experts of a stock model, with kernels."""
+"""Norm, feed-forward block, experts and decoder layer of a stock model, with kernels."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -12,10 +12,10 @@ from kernelkit.models.layers.mlp import ACTIVATION_VARIANTS
 from kernelkit.spec import Kernel
 
 
-class RMSNorm(InjectedModule):
-    """As ``LlamaRMSNorm``."""
+class Norm(InjectedModule):
+    """A norm of the last dimension, in the variant of a class below."""
 
-    variant = "standard"
+    variant: ClassVar[str]
     rms_norm: Kernel | None = None
 
     @classmethod
@@ -30,7 +30,14 @@ class RMSNorm(InjectedModule):
         return self.rms_norm(hidden_states, self.weight, self.variance_epsilon)
 
 
-class ZeroCenteredRMSNorm(RMSNorm):
+class RMSNorm(Norm):
+    """As ``LlamaRMSNorm``. A fused op may compute it, as it may our own."""
+
+    variant = "standard"
+    computes: ClassVar[str] = "rms_norm"
+
+
+class ZeroCenteredRMSNorm(Norm):
     """As ``Gemma3RMSNorm``."""
 
     variant = "zero_centered"
@@ -39,6 +46,25 @@ class ZeroCenteredRMSNorm(RMSNorm):
     def variance_epsilon(self) -> float:
         """HF's name for it is another here."""
         return self.eps
+
+
+class DecoderLayer(InjectedModule):
+    """As ``LlamaDecoderLayer``: the sum that leaves the attention and the norm after it may be one op."""
+
+    add_rms_norm: Kernel | None = None
+
+    @classmethod
+    def kernel_needs(cls, module: Any) -> list[Need]:
+        """The sum with the norm."""
+        return [Need("add_rms_norm")]
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """As in HF, which passes all but the hidden states by name."""
+        if self.add_rms_norm is None:
+            return self.stock.forward(self, hidden_states, *args, **kwargs)
+        attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **kwargs)
+        hidden_states, normed = self.add_rms_norm(attended, hidden_states, self.post_attention_layernorm)
+        return hidden_states + self.mlp(normed)
 
 
 class GatedMLP(InjectedModule):

@@ -13,7 +13,7 @@ from tests.models.test_on_gpu import REALISTIC, SLACK, distance, relative
 
 pytestmark = pytest.mark.gpu
 
-PRESETS = ("eager", "torch", "compile", "liger")
+PRESETS = ("eager", "torch", "compile", "liger", "triton")
 WIDE = {"moe_intermediate_size": 128, "num_experts": 8, "mlp_only_layers": []}
 CHANGES: dict[str, dict[str, Any]] = {
     "llama": {},

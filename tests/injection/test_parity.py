@@ -10,7 +10,7 @@ import torch
 from kernelkit import KernelContainer, inject, kernel_report
 from kernelkit.containers import Need
 from tests.injection.stock import FAMILIES, batch, pair, step
-from tests.models.families import EAGER, assert_close, assert_same_gradients, tokens
+from tests.models.families import EAGER, assert_close, assert_same_gradients, recording, tokens
 
 families = pytest.mark.parametrize("family", FAMILIES)
 MOE = ("qwen3_moe", "qwen3_next")
@@ -122,6 +122,26 @@ def test_a_mask_of_ones_own_and_embeddings_equal_stock(family: str) -> None:
     with torch.no_grad():
         for inputs in ({"inputs_embeds": embeddings}, {"input_ids": tokens(2, 6), "attention_mask": custom}):
             assert_close(model(**inputs).logits, stock(**inputs).logits)
+
+
+@pytest.mark.parametrize(
+    ("family", "ops"),
+    [
+        ("qwen3", ["add_rms_norm", "qk_norm_rope"]),
+        ("qwen3_moe", ["add_rms_norm", "qk_norm_rope"]),
+        ("llama", ["add_rms_norm"]),
+    ],
+)
+def test_a_fused_op_is_called_once_in_each_layer(family: str, ops: list[str]) -> None:
+    stock, model = pair(family)
+    calls: list[str] = []
+    container = KernelContainer.from_config(device="cpu")
+    for op in ops:
+        container.override(op, recording(op, calls, op))
+    inject(model, container)
+    assert_close(step(model).loss, step(stock).loss)
+    assert_same_gradients(model, stock)
+    assert sorted(calls) == sorted(ops * 2)
 
 
 @families

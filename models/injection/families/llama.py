@@ -5,11 +5,11 @@ from __future__ import annotations
 from transformers.models.llama import modeling_llama as hf
 
 from kernelkit.models.injection.attention import Attention
-from kernelkit.models.injection.blocks import GatedMLP, RMSNorm
+from kernelkit.models.injection.blocks import DecoderLayer, GatedMLP, RMSNorm
 from kernelkit.models.injection.causal_lm import CausalLM
 from kernelkit.models.injection.decoder import Decoder, Model
 
-STRUCTURE = (hf.LlamaDecoderLayer, hf.LlamaRotaryEmbedding)
+STRUCTURE = (hf.LlamaRotaryEmbedding,)
 
 
 class LlamaRMSNorm(RMSNorm, hf.LlamaRMSNorm):
@@ -22,6 +22,10 @@ class LlamaMLP(GatedMLP, hf.LlamaMLP):
 
 class LlamaAttention(Attention, hf.LlamaAttention):
     """Fully rotated."""
+
+
+class LlamaDecoderLayer(DecoderLayer, hf.LlamaDecoderLayer):
+    """Two norms, two sums."""
 
 
 class LlamaModel(Decoder, hf.LlamaModel):

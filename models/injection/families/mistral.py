@@ -7,11 +7,11 @@ from typing import Any
 from transformers.models.mistral import modeling_mistral as hf
 
 from kernelkit.models.injection.attention import Attention
-from kernelkit.models.injection.blocks import GatedMLP, RMSNorm
+from kernelkit.models.injection.blocks import DecoderLayer, GatedMLP, RMSNorm
 from kernelkit.models.injection.causal_lm import CausalLM
 from kernelkit.models.injection.decoder import Decoder, Model
 
-STRUCTURE = (hf.MistralDecoderLayer, hf.MistralRotaryEmbedding)
+STRUCTURE = (hf.MistralRotaryEmbedding,)
 
 
 class MistralRMSNorm(RMSNorm, hf.MistralRMSNorm):
@@ -34,6 +34,10 @@ class MistralAttention(Attention, hf.MistralAttention):
     def sliding_window(self) -> int | None:  # type: ignore[override]  # a value in the other families
         """For the mask."""
         return self.window_of(self)
+
+
+class MistralDecoderLayer(DecoderLayer, hf.MistralDecoderLayer):
+    """Two norms, two sums."""
 
 
 class MistralModel(Decoder, hf.MistralModel):

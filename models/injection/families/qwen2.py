@@ -5,11 +5,11 @@ from __future__ import annotations
 from transformers.models.qwen2 import modeling_qwen2 as hf
 
 from kernelkit.models.injection.attention import Attention
-from kernelkit.models.injection.blocks import GatedMLP, RMSNorm
+from kernelkit.models.injection.blocks import DecoderLayer, GatedMLP, RMSNorm
 from kernelkit.models.injection.causal_lm import CausalLM
 from kernelkit.models.injection.decoder import Decoder, Model
 
-STRUCTURE = (hf.Qwen2DecoderLayer, hf.Qwen2RotaryEmbedding)
+STRUCTURE = (hf.Qwen2RotaryEmbedding,)
 
 
 class Qwen2RMSNorm(RMSNorm, hf.Qwen2RMSNorm):
@@ -22,6 +22,10 @@ class Qwen2MLP(GatedMLP, hf.Qwen2MLP):
 
 class Qwen2Attention(Attention, hf.Qwen2Attention):
     """Fully rotated."""
+
+
+class Qwen2DecoderLayer(DecoderLayer, hf.Qwen2DecoderLayer):
+    """Two norms, two sums."""
 
 
 class Qwen2Model(Decoder, hf.Qwen2Model):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from transformers.models.qwen3 import modeling_qwen3 as hf
 
-from kernelkit.models.injection.attention import NormedAttention
-from kernelkit.models.injection.blocks import GatedMLP, RMSNorm
+from kernelkit.models.injection.attention import FusableAttention
+from kernelkit.models.injection.blocks import DecoderLayer, GatedMLP, RMSNorm
 from kernelkit.models.injection.causal_lm import CausalLM
 from kernelkit.models.injection.decoder import Decoder, Model
 
-STRUCTURE = (hf.Qwen3DecoderLayer, hf.Qwen3RotaryEmbedding)
+STRUCTURE = (hf.Qwen3RotaryEmbedding,)
 
 
 class Qwen3RMSNorm(RMSNorm, hf.Qwen3RMSNorm):
@@ -20,8 +20,12 @@ class Qwen3MLP(GatedMLP, hf.Qwen3MLP):
     """Gated."""
 
 
-class Qwen3Attention(NormedAttention, hf.Qwen3Attention):
+class Qwen3Attention(FusableAttention, hf.Qwen3Attention):
     """Queries and keys are normalised."""
+
+
+class Qwen3DecoderLayer(DecoderLayer, hf.Qwen3DecoderLayer):
+    """Two norms, two sums."""
 
 
 class Qwen3Model(Decoder, hf.Qwen3Model):

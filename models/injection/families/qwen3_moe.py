@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from transformers.models.qwen3_moe import modeling_qwen3_moe as hf
 
-from kernelkit.models.injection.attention import NormedAttention
-from kernelkit.models.injection.blocks import Experts, GatedMLP, RMSNorm
+from kernelkit.models.injection.attention import FusableAttention
+from kernelkit.models.injection.blocks import DecoderLayer, Experts, GatedMLP, RMSNorm
 from kernelkit.models.injection.causal_lm import MoeCausalLM
 from kernelkit.models.injection.decoder import Decoder, Model
 
 STRUCTURE = (
-    hf.Qwen3MoeDecoderLayer,
     hf.Qwen3MoeRotaryEmbedding,
     hf.Qwen3MoeSparseMoeBlock,
     hf.Qwen3MoeTopKRouter,
@@ -29,8 +28,12 @@ class Qwen3MoeExperts(Experts, hf.Qwen3MoeExperts):
     """Gate and up projection in one tensor."""
 
 
-class Qwen3MoeAttention(NormedAttention, hf.Qwen3MoeAttention):
+class Qwen3MoeAttention(FusableAttention, hf.Qwen3MoeAttention):
     """Queries and keys are normalised."""
+
+
+class Qwen3MoeDecoderLayer(DecoderLayer, hf.Qwen3MoeDecoderLayer):
+    """Two norms, two sums."""
 
 
 class Qwen3MoeModel(Decoder, hf.Qwen3MoeModel):
