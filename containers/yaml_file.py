@@ -69,9 +69,9 @@ class YamlFile:
         duplicates = (_at(path, again, problem) for again, problem in places.duplicates)
         return cls(path, data, places.known, tuple(duplicates))
 
-    def place(self, key: str) -> str:
-        """``"file:line:column: "`` of a key at the top."""
-        return _prefix(self.path, self.places.get((key,)))
+    def place(self, *loc: str | int) -> str:
+        """``"file:line:column: "`` of a loc."""
+        return _prefix(self.path, self.places.get(loc))
 
     def located(self, problem: Problem) -> Problem:
         """``problem`` led by ``file:line:column`` of the key that it is about."""

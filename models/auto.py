@@ -98,6 +98,15 @@ def family_of(config: PreTrainedConfig) -> type[CausalLM]:
 
 def kernel_needs(config: PreTrainedConfig | str | Path) -> tuple[str, list[Need]]:
     """Class name and kernels of the model that a config or checkpoint describes, without building it."""
-    read = config if isinstance(config, PreTrainedConfig) else AutoConfig.from_pretrained(config)
+    read = _read(config)
     family = family_of(read)
     return family.__name__, family.kernel_needs(read)
+
+
+def build_skeleton(config: PreTrainedConfig | str | Path) -> CausalLM:
+    """The model that a config or checkpoint describes, on the meta device and with default kernels."""
+    return build_model(_read(config), device="meta")
+
+
+def _read(config: PreTrainedConfig | str | Path) -> PreTrainedConfig:
+    return config if isinstance(config, PreTrainedConfig) else AutoConfig.from_pretrained(config)

@@ -16,6 +16,7 @@ from kernelkit.containers.bindings import Bindings, Need
 from kernelkit.containers.kernel_container import KernelContainer, as_container
 from kernelkit.models.layers.attention import Attention, attention_variant
 from kernelkit.models.layers.moe import Experts, TopKRouter
+from kernelkit.models.overrides import apply_overrides
 
 logger = logging.get_logger(__name__)
 
@@ -43,6 +44,11 @@ class KernelSource:
         needs = [*needs, Need(*DISTILLATION)] if self.distilled else needs
         return self.container.bind(needs, model=model, device=self.device, dtype=self.dtype)
 
+    def apply_overrides(self, model: KernelPreTrainedModel) -> None:
+        """Rebind the modules of ``model`` that the config names by their path."""
+        needs = model.kernel_needs(model.config)
+        apply_overrides(model, self.container, needs, device=self.device, dtype=self.dtype)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> KernelSource:
         return self
 
@@ -65,6 +71,7 @@ class KernelPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
 
     def __init__(self, config: PreTrainedConfig, kernels: Any = None) -> None:
+        source = None
         if not isinstance(kernels, Bindings):
             config = copy.deepcopy(config)
             source = kernels if isinstance(kernels, KernelSource) else KernelSource(as_container(kernels))
@@ -74,6 +81,15 @@ class KernelPreTrainedModel(PreTrainedModel):
             config._attn_implementation = _attention_impl(kernels)
         super().__init__(config)
         self.kernels: Bindings = kernels
+        # Until the modules are there, and no longer: a container is no part of a model.
+        self._source = source
+
+    def post_init(self) -> None:
+        """As in transformers, and the overrides of the outermost model: its modules are bound by now."""
+        super().post_init()
+        source, self._source = self._source, None
+        if source is not None:
+            source.apply_overrides(self)
 
     @classmethod
     def kernel_needs(cls, config: PreTrainedConfig) -> list[Need]:
