@@ -2,5 +2,6 @@
 
 from kernelkit.models.auto import AutoModelForCausalLM, build_model, kernel_needs
 from kernelkit.models.report import KernelReport, kernel_report
+from kernelkit.models.verification import verify_kernels
 
-__all__ = ["AutoModelForCausalLM", "KernelReport", "build_model", "kernel_needs", "kernel_report"]
+__all__ = ["AutoModelForCausalLM", "KernelReport", "build_model", "kernel_needs", "kernel_report", "verify_kernels"]

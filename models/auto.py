@@ -60,7 +60,9 @@ def build_model(
     source = KernelSource(container, device, dtype, distilled)
     with torch.device(device if device is not None else torch.get_default_device()):
         # Made of a copy: transformers writes the dtype into the config that it is given.
-        return family._from_config(copy.deepcopy(config), dtype=dtype, kernels=source)
+        model = family._from_config(copy.deepcopy(config), dtype=dtype, kernels=source)
+    source.verify(model)
+    return model
 
 
 class AutoModelForCausalLM:

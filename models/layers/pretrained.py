@@ -17,6 +17,7 @@ from kernelkit.containers.kernel_container import KernelContainer, as_container
 from kernelkit.models.layers.attention import Attention, attention_variant
 from kernelkit.models.layers.moe import Experts, TopKRouter
 from kernelkit.models.overrides import apply_overrides
+from kernelkit.models.verification import verify_kernels
 
 logger = logging.get_logger(__name__)
 
@@ -32,12 +33,19 @@ class KernelSource:
     """A container, with what is known of the model that will be built from it.
 
     transformers copies the arguments on their way to a model's constructor; a copy of this is itself.
+
+    Attributes:
+        container: the kernels.
+        device, dtype: of the model, where they are known.
+        distilled: whether a teacher will teach it.
+        whole: whether it is complete once it is constructed, and then verified. Otherwise its maker calls ``verify``.
     """
 
     container: KernelContainer
     device: Any = None
     dtype: Any = None
     distilled: bool = False
+    whole: bool = False
 
     def bind(self, needs: list[Need], model: str) -> Bindings:
         """The kernels for ``needs`` of the class named ``model``."""
@@ -48,6 +56,11 @@ class KernelSource:
         """Rebind the modules of ``model`` that the config names by their path."""
         needs = model.kernel_needs(model.config)
         apply_overrides(model, self.container, needs, device=self.device, dtype=self.dtype)
+
+    def verify(self, model: KernelPreTrainedModel) -> None:
+        """Compare the kernels of ``model``, whose weights are in place, if the config asks for it."""
+        if self.container.config().verify is not None:
+            verify_kernels(model, self.container)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KernelSource:
         return self
@@ -74,7 +87,7 @@ class KernelPreTrainedModel(PreTrainedModel):
         source = None
         if not isinstance(kernels, Bindings):
             config = copy.deepcopy(config)
-            source = kernels if isinstance(kernels, KernelSource) else KernelSource(as_container(kernels))
+            source = kernels if isinstance(kernels, KernelSource) else KernelSource(as_container(kernels), whole=True)
             kernels = source.bind(self.kernel_needs(config), type(self).__name__)
             # A stock model may have left its own choices in the config that it was built from.
             config._experts_implementation = None
@@ -90,6 +103,8 @@ class KernelPreTrainedModel(PreTrainedModel):
         source, self._source = self._source, None
         if source is not None:
             source.apply_overrides(self)
+            if source.whole:
+                source.verify(self)
 
     @classmethod
     def kernel_needs(cls, config: PreTrainedConfig) -> list[Need]:
@@ -126,7 +141,9 @@ class KernelPreTrainedModel(PreTrainedModel):
         device, dtype = _single_device(kwargs.get("device_map")), _known_dtype(kwargs)
         container = as_container(kernels, device=device, dtype=dtype, training=training, compiled=compiled)
         source = KernelSource(container, device, dtype, distilled)
-        return super().from_pretrained(path, *args, kernels=source, **kwargs)
+        loaded = super().from_pretrained(path, *args, kernels=source, **kwargs)
+        source.verify(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
