@@ -92,7 +92,11 @@ class OpsConfig(BaseModel):
     @classmethod
     def from_yaml(cls, path: str | Path, *, registry: KernelRegistry | None = None) -> Self:
         """A config from a YAML file; mistakes are reported with ``file:line:column``."""
-        file = YamlFile.read(path, cls.__name__)
+        return cls.from_file(YamlFile.read(path, cls.__name__), registry=registry)
+
+    @classmethod
+    def from_file(cls, file: YamlFile, *, registry: KernelRegistry | None = None) -> Self:
+        """A config from a file that was read already."""
         return cls._from(file.data, registry, file)
 
     @classmethod

@@ -69,6 +69,11 @@ class YamlFile:
         duplicates = (_at(path, again, problem) for again, problem in places.duplicates)
         return cls(path, data, places.known, tuple(duplicates))
 
+    def below(self, key: str) -> YamlFile:
+        """The mapping at ``key`` as if it were a file of its own, with the places that it has in this one."""
+        within = {loc[1:]: place for loc, place in self.places.items() if len(loc) > 1 and loc[0] == key}
+        return replace(self, data=self.data.get(key) or {}, places=within)
+
     def place(self, *loc: str | int) -> str:
         """``"file:line:column: "`` of a loc."""
         return _prefix(self.path, self.places.get(loc))

@@ -26,6 +26,10 @@ class UnusedOpWarning(UserWarning):
     """A config names an op that the model does not have, and allows that."""
 
 
+class SavedKernelsWarning(UserWarning):
+    """A checkpoint's kernels were saved on a machine with other hardware or versions."""
+
+
 class KernelDeviceError(RuntimeError):
     """A bound kernel was called with tensors of a device that it does not run on."""
 

@@ -77,9 +77,36 @@ def override_bindings(
             bindings[rule, variant] = container.bind_rule(rule, need, device=device, dtype=dtype)
         except Refusal as refusal:
             problems.append(refusal.problem)
+    if not problems:
+        found = [(each, bindings[each.rule, each.variant]) for each in placed]
+        problems += _bypassed(model, found, container)
     if problems:
         raise config.locate(validation_error(type(model).__name__, problems))
-    return [(each, bindings[each.rule, each.variant]) for each in placed]
+    return found
+
+
+def _bypassed(model: nn.Module, found: list[tuple[Placement, Binding]], container: KernelContainer) -> list[Problem]:
+    """What is wrong with rules for a part of a fused op, which a kernel around them, named by nobody, computes too."""
+    config, registry, modules = container.config(), container.registry(), dict(model.named_modules())
+    decided = {(each.path, each.rule.op): binding for each, binding in found}
+    problems: dict[OverrideRule, Problem] = {}
+    for placement, part in found:
+        names = placement.path.split(".")
+        for path in (".".join(names[:depth]) for depth in range(len(names) + 1)):
+            for op, bound in getattr(modules[path], "bindings", {}).items():
+                fused = decided.get((path, op), bound)
+                named = op in config.choices or (path, op) in decided or fused.spec is None
+                if placement.rule.op in registry.op(op).parts and not named and fused.impl not in ("eager", part.impl):
+                    problems.setdefault(placement.rule, _bypass(placement, part, fused))
+    return [*problems.values()]
+
+
+def _bypass(placement: Placement, part: Binding, fused: Binding) -> Problem:
+    message = (
+        f"{part.op}: {part.impl} ({part.why}) at {placement.path} may be passed by: {fused.op}: {fused.impl} "
+        f"({fused.why}) computes it too. Name {fused.op}: eager there, which calls it, or {fused.op}: {fused.impl}."
+    )
+    return Problem(placement.rule.loc, "bypassed_kernel", message, part.impl)
 
 
 def placements(model: nn.Module, config: OpsConfig) -> list[Placement]:

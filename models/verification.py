@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,8 +46,8 @@ def verify_kernels(model: nn.Module, container: KernelContainer) -> None:
         container: what it was bound from.
 
     Raises:
-        ValidationError: for each kernel that is worse than eager or raises, one that has no eager to compare with, and a
-            model without a device.
+        ValidationError: for each kernel that is worse than eager or raises, one that has no eager to compare with, and
+            a model without a device.
     """
     config: OpsConfig = container.config()
     parameter = next((each for each in model.parameters() if each.is_floating_point() and not each.is_meta), None)
@@ -71,7 +72,7 @@ def _distinct_kernels(model: nn.Module, container: KernelContainer) -> dict[tupl
     """Each kernel and the sizes that it is called in, with the place of the choice that led to it."""
     config, registry = container.config(), container.registry()
     rules = {(each.path, each.rule.op): each.rule for each in placements(model, config)}
-    hf_config = getattr(model, "config", None)
+    hf_config: Any = getattr(model, "config", None)
     hf_config = hf_config.get_text_config() if hasattr(hf_config, "get_text_config") else hf_config
     found: dict[tuple[Binding, FrozenDict[str, int]], Loc] = {}
     for path, module in model.named_modules():

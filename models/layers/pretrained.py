@@ -17,12 +17,16 @@ from kernelkit.containers.kernel_container import KernelContainer, as_container
 from kernelkit.models.layers.attention import Attention, attention_variant
 from kernelkit.models.layers.moe import Experts, TopKRouter
 from kernelkit.models.overrides import apply_overrides
+from kernelkit.models.saved import SAVED, load_saved, save_kernels
 from kernelkit.models.verification import verify_kernels
 
 logger = logging.get_logger(__name__)
 
 GLOBAL_SWITCHES = ("attn_implementation", "experts_implementation", "use_kernels", "kernel_config")
 """Arguments with which transformers chooses kernels; here ``kernels`` does."""
+
+HUB_ARGUMENTS = ("cache_dir", "revision", "subfolder", "token", "local_files_only")
+"""Arguments of ``from_pretrained`` that say where a file of a checkpoint is."""
 
 DISTILLATION = ("distillation_loss", "standard")
 """The kernel that a model needs only if a teacher will teach it."""
@@ -126,24 +130,36 @@ class KernelPreTrainedModel(PreTrainedModel):
 
         Args:
             path: folder or hub name.
-            kernels: as in the constructor.
+            kernels: as in the constructor; or ``"saved"``, the kernels that the checkpoint was saved with.
             training, compiled: as in :meth:`KernelContainer.from_config`; a container that is given knows them already.
             distilled: whether a teacher will teach the model, as in :func:`kernelkit.build_model`.
             *args, **kwargs: as in transformers.
 
         Raises:
-            ValueError: for transformers' own switches of kernels.
+            ValueError: for transformers' own switches of kernels, and a checkpoint without saved ones.
             ValidationError: where the kernels cannot serve this model.
         """
         given = [name for name in GLOBAL_SWITCHES if kwargs.get(name)]
         if given:
             raise ValueError(f"{given[0]} is not taken here: say which kernels to use with kernels=OpsConfig(...)")
         device, dtype = _single_device(kwargs.get("device_map")), _known_dtype(kwargs)
+        if isinstance(kernels, str) and kernels == SAVED:
+            hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+            kernels = load_saved(path, device=device, omit=() if distilled else DISTILLATION[:1], **hub)
         container = as_container(kernels, device=device, dtype=dtype, training=training, compiled=compiled)
         source = KernelSource(container, device, dtype, distilled)
         loaded = super().from_pretrained(path, *args, kernels=source, **kwargs)
         source.verify(loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded
+
+    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, **kwargs: Any) -> None:
+        """As in transformers, and the kernels beside the weights, for ``kernels="saved"``.
+
+        What ``push_to_hub=True`` uploads is without them: push the folder instead.
+        """
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            save_kernels(self, save_directory)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from kernelkit import KernelContainer, build_model, kernel_report
+from kernelkit import KernelContainer, build_model, default_registry, kernel_report, register_kernel
 from kernelkit.containers import Need
 from kernelkit.errors import UnusedOpWarning
 from kernelkit.models import AutoModelForCausalLM
@@ -161,6 +162,24 @@ def test_a_rule_without_the_variant_is_refused_with_its_place(tmp_path: Path) ->
     file.write_text("overrides:\n  layers.[5-9].mlp: {swiglu_mlp: eager}\n")
     ((_, message),) = mistakes(lambda: our_model("qwen3", file)).values()
     assert message.startswith(f"{file}:2:22: no module of Qwen3ForCausalLM at layers.[5-9].mlp")
+
+
+def test_a_part_of_a_fused_op_that_nobody_named_is_not_passed_by() -> None:
+    catalogue = default_registry().copy()
+    register_kernel("qk_norm_rope", "mine", registry=catalogue)(lambda *arguments: None)
+    ops: dict[str, Any] = {"overrides": {"**.q_norm": {"rms_norm": "torch"}}}
+
+    def build(**more: Any) -> Any:
+        container = KernelContainer.from_config({**ops, **more}, registry=catalogue, device="cpu")
+        return build_model(small_config("qwen3"), kernels=container, device="cpu")
+
+    build(qk_norm_rope="mine")
+    build(qk_norm_rope="eager")
+    fused = replace(catalogue.op("qk_norm_rope"), default="mine")
+    catalogue.register_op(fused, replace=True)
+    ((kind, message),) = mistakes(build).values()
+    assert kind == "bypassed_kernel"
+    assert "model.layers.0.self_attn.q_norm may be passed by: qk_norm_rope: mine (default) computes it too" in message
 
 
 # --- any tree of modules
