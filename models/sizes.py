@@ -33,6 +33,10 @@ def _norm(module: Any, config: Any) -> Sizes:
     return {"hidden_size": module.weight.shape[-1]}
 
 
+def _norm_within(module: Any, config: Any) -> Sizes:
+    return _norm(module.post_attention_layernorm, config)
+
+
 def _heads(module: Any, config: Any) -> Sizes:
     heads = {"heads": config.num_attention_heads, "kv_heads": config.num_key_value_heads}
     return {**heads, "head_dim": module.head_dim}
@@ -62,7 +66,9 @@ def _router(module: Any, config: Any) -> Sizes:
 
 _SIZES: dict[str, Callable[[Any, Any], Sizes]] = {
     "rms_norm": _norm,
+    "add_rms_norm": _norm_within,
     "attention": _heads,
+    "qk_norm_rope": _heads,
     "rotary_pos_emb": _heads,
     "swiglu_mlp": _mlp,
     "moe_experts": _experts,

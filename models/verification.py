@@ -53,7 +53,9 @@ def verify_kernels(model: nn.Module, container: KernelContainer) -> None:
     parameter = next((each for each in model.parameters() if each.is_floating_point() and not each.is_meta), None)
     problems: list[Problem] = []
     if parameter is None:
-        message = "verify: bind calls the kernels on the model's device, and this model has none yet: build it there"
+        message = (
+            "kernels are compared on the model's device, and this model is on meta: call verify_kernels when it has one"
+        )
         problems.append(Problem(("verify",), "no_device", message, config.verify))
     else:
         training = container.conditions().training

@@ -12,8 +12,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import logging
 
+from kernelkit.caller import warn_user
 from kernelkit.containers.bindings import Bindings, Need
 from kernelkit.containers.kernel_container import KernelContainer, as_container
+from kernelkit.errors import UnverifiedWarning
 from kernelkit.models.layers.attention import Attention, attention_variant
 from kernelkit.models.layers.moe import Experts, TopKRouter
 from kernelkit.models.overrides import apply_overrides
@@ -62,8 +64,17 @@ class KernelSource:
         apply_overrides(model, self.container, needs, device=self.device, dtype=self.dtype)
 
     def verify(self, model: KernelPreTrainedModel) -> None:
-        """Compare the kernels of ``model``, whose weights are in place, if the config asks for it."""
-        if self.container.config().verify is not None:
+        """Compare the kernels of ``model``, whose weights are in place, if the config asks for it.
+
+        On the meta device nothing can be compared: that is a warning, since whoever builds there loads later.
+        """
+        if self.container.config().verify is None:
+            return
+        if all(parameter.is_meta for parameter in model.parameters()):
+            place = self.container.config().place("verify")
+            message = "verify: bind was left out on the meta device; call verify_kernels when the weights are in place"
+            warn_user(place + message, UnverifiedWarning)
+        else:
             verify_kernels(model, self.container)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KernelSource:

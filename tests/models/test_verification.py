@@ -12,6 +12,7 @@ from torch import nn
 
 from kernelkit import KernelContainer, build_model, default_registry, register_kernel
 from kernelkit.containers import Need
+from kernelkit.errors import UnverifiedWarning
 from kernelkit.kernels.rms_norm.eager import standard
 from kernelkit.kernels.swiglu_mlp.eager import silu
 from kernelkit.models import AutoModelForCausalLM, verify_kernels
@@ -117,6 +118,16 @@ def test_each_kernel_and_size_is_compared_once(registry: Any) -> None:
     assert sorted(shapes) == [(2, 32, 8), (2, 32, 32)]
 
 
+@pytest.mark.parametrize("op", ["add_rms_norm", "qk_norm_rope"])
+def test_fused_ops_are_compared_in_the_models_sizes(registry: Any, op: str) -> None:
+    register_kernel(op, "wrong", registry=registry)(
+        lambda *arguments: tuple(1.1 * each for each in registry.get(op, "standard", "eager").build()(*arguments))
+    )
+    found = mistakes(lambda: build({op: "wrong"}, registry))
+    assert f"{op}: wrong (named) is not as good as eager" in found[op,][1]
+    assert ("[2, 32, 32]" if op == "add_rms_norm" else "query [2, 32, 4, 8], key [2, 32, 2, 8]") in found[op,][1]
+
+
 def test_a_kernel_without_a_backward_is_compared_forward_for_inference(registry: Any) -> None:
     register_kernel("rms_norm", "forward", registry=registry, inference_only=True)(
         lambda states, weight, eps: F.rms_norm(states.detach(), weight.shape, weight.detach(), eps)
@@ -161,15 +172,15 @@ def test_verifying_changes_neither_weights_nor_random_state() -> None:
     assert all(parameter.grad is None for parameter in models[1].parameters())
 
 
-def test_a_model_without_a_device_is_refused_and_can_be_verified_later() -> None:
-    container = KernelContainer.from_config({"verify": "bind"}, device="cpu")
-    found = mistakes(lambda: build_model(small_config("qwen3"), kernels=container, device="meta"))
-    assert found["verify",] == (
-        "no_device",
-        "verify: bind calls the kernels on the model's device, and this model has none yet: build it there",
-    )
-    model = build_model(small_config("qwen3"), device="meta").to_empty(device="cpu")
-    verify_kernels(model, container)
+def test_on_the_meta_device_it_is_left_out_with_a_warning_and_can_be_done_later(registry: Any) -> None:
+    ops = {"verify": "bind", "rms_norm": "scaled"}
+    container = KernelContainer.from_config(ops, registry=registry, device="cpu")
+    with pytest.warns(UnverifiedWarning, match="verify: bind was left out on the meta device; call verify_kernels"):
+        model = build_model(small_config("qwen3"), kernels=container, device="meta")
+    found = mistakes(lambda: verify_kernels(model, container))
+    assert found["verify",][0] == "no_device"
+    with pytest.raises(ValueError, match="rms_norm: scaled"):
+        verify_kernels(model.to_empty(device="cpu"), container)
 
 
 class Tower(nn.Module):
@@ -192,3 +203,47 @@ def test_an_op_of_a_plugin_is_compared_by_its_samples_or_said_to_be_without(regi
         )
         found = mistakes(lambda: build({"rms_norm": "scaled"}, registry, "qwen2"))
         assert reason in found["rms_norm",][1]
+
+
+QWEN3_0_6B = {
+    "vocab_size": 151936,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "num_hidden_layers": 2,
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("preset", ["eager", "torch", "triton", "liger", None])
+def test_what_is_shipped_agrees_with_eager_in_a_models_own_sizes_on_a_gpu(preset: str | None) -> None:
+    for family, changes in (
+        ("qwen3", QWEN3_0_6B),
+        ("qwen3_moe", {"hidden_size": 256, "head_dim": 64, "moe_intermediate_size": 128}),
+    ):
+        for distilled in (False, True):
+            build_model(
+                small_config(family, **changes),
+                kernels={"preset": preset, "verify": "bind"},
+                dtype=torch.bfloat16,
+                device="cuda",
+                distilled=distilled,
+            )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("preset", ["torch", None])
+def test_so_it_does_in_float32_on_a_gpu(preset: str | None) -> None:
+    build_model(small_config("qwen3", **QWEN3_0_6B), kernels={"preset": preset, "verify": "bind"}, device="cuda")
+
+
+@pytest.mark.gpu
+def test_a_wrong_kernel_is_refused_on_a_gpu_and_the_random_state_stays(registry: Any) -> None:
+    container = KernelContainer.from_config({"rms_norm": "scaled"}, registry=registry, device="cuda")
+    model = build_model(small_config("qwen3"), kernels=container, dtype=torch.bfloat16, device="cuda")
+    before = torch.cuda.get_rng_state()
+    with pytest.raises(ValueError, match="rms_norm: scaled"):
+        verify_kernels(model, container)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
