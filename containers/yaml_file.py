@@ -72,7 +72,7 @@ class YamlFile:
     def below(self, key: str) -> YamlFile:
         """The mapping at ``key`` as if it were a file of its own, with the places that it has in this one."""
         within = {loc[1:]: place for loc, place in self.places.items() if len(loc) > 1 and loc[0] == key}
-        return replace(self, data=self.data.get(key) or {}, places=within)
+        return replace(self, data=self.data[key], places=within)
 
     def place(self, *loc: str | int) -> str:
         """``"file:line:column: "`` of a loc."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,18 +87,29 @@ def override_bindings(
 
 def _bypassed(model: nn.Module, found: list[tuple[Placement, Binding]], container: KernelContainer) -> list[Problem]:
     """What is wrong with rules for a part of a fused op, which a kernel around them, named by nobody, computes too."""
-    config, registry, modules = container.config(), container.registry(), dict(model.named_modules())
+    config, ops, modules = container.config(), container.registry().ops, dict(model.named_modules())
     decided = {(each.path, each.rule.op): binding for each, binding in found}
     problems: dict[OverrideRule, Problem] = {}
     for placement, part in found:
-        names = placement.path.split(".")
-        for path in (".".join(names[:depth]) for depth in range(len(names) + 1)):
-            for op, bound in getattr(modules[path], "bindings", {}).items():
-                fused = decided.get((path, op), bound)
+        for path in _upwards(placement.path):
+            held = getattr(modules[path], "bindings", {})
+            around = [op for op in held if op in ops and part.op in ops[op].parts]
+            for op in around:
+                fused = decided.get((path, op), held[op])
                 named = op in config.choices or (path, op) in decided or fused.spec is None
-                if placement.rule.op in registry.op(op).parts and not named and fused.impl not in ("eager", part.impl):
+                if not named and fused.impl not in ("eager", part.impl):
                     problems.setdefault(placement.rule, _bypass(placement, part, fused))
+            if around:  # what is farther out computes the parts of other modules
+                break
     return [*problems.values()]
+
+
+def _upwards(path: str) -> Iterator[str]:
+    """The path itself, and those of the modules that it is in."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+    yield ""
 
 
 def _bypass(placement: Placement, part: Binding, fused: Binding) -> Problem:

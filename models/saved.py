@@ -63,13 +63,15 @@ def load_saved(path: Any, *, device: Any = None, omit: Iterable[str] = (), **hub
         **hub: where on the hub, as in transformers.
 
     Raises:
-        ValueError: for a checkpoint without the file.
+        ValueError: for a checkpoint without the file, and one whose file is of something else.
         ValidationError: for kernels that this installation does not have, with their place in the file.
     """
     found = cached_file(path, FILE, _raise_exceptions_for_missing_entries=False, **hub)
     if found is None:
         raise ValueError(f"kernels='saved': {path} has no {FILE}; it was not saved by a model with kernels: name them")
     file = YamlFile.read(found, FILE)  # JSON is YAML, and this way every mistake has its place
+    if not all(isinstance(file.data.get(part), dict) for part in ("ops", "versions", "hardware")):
+        raise ValueError(f"kernels='saved': {found} is not what save_pretrained writes: name the kernels")
     differences = "; ".join(_differences(file.data, Hardware.detect(device)))
     if differences:
         warn_user(f"{path} was saved with its kernels on another machine: {differences}", SavedKernelsWarning)
@@ -120,10 +122,10 @@ def _facts(hardware: Hardware) -> dict[str, Any]:
 
 
 def _differences(saved: dict[str, Any], hardware: Hardware) -> Iterator[str]:
-    there, here = saved.get("hardware") or {}, _facts(hardware)
+    there, here = saved["hardware"], _facts(hardware)
     if there != here:
         yield f"{there.get('name')} there, {here['name']} here"
-    versions = saved.get("versions") or {}
+    versions = saved["versions"]
     present = {"kernelkit": __version__, **_installed([*versions])}
     for name, version in versions.items():
         if present.get(name) != version:

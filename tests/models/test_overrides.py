@@ -173,12 +173,14 @@ def test_a_part_of_a_fused_op_that_nobody_named_is_not_passed_by() -> None:
         container = KernelContainer.from_config({**ops, **more}, registry=catalogue, device="cpu")
         return build_model(small_config("qwen3"), kernels=container, device="cpu")
 
+    register_kernel("add_rms_norm", "mine", registry=catalogue)(lambda *arguments: None)
     build(qk_norm_rope="mine")
     build(qk_norm_rope="eager")
-    fused = replace(catalogue.op("qk_norm_rope"), default="mine")
-    catalogue.register_op(fused, replace=True)
+    for op in ("qk_norm_rope", "add_rms_norm"):
+        catalogue.register_op(replace(catalogue.op(op), default="mine"), replace=True)
     ((kind, message),) = mistakes(build).values()
     assert kind == "bypassed_kernel"
+    build(qk_norm_rope="eager")  # the sum and its norm, farther out, are of another module
     assert "model.layers.0.self_attn.q_norm may be passed by: qk_norm_rope: mine (default) computes it too" in message
 
 

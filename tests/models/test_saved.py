@@ -135,6 +135,9 @@ def test_a_kernel_without_a_name_is_saved_as_such_and_cannot_be_loaded(tmp_path:
 
 
 def test_without_the_file_or_without_a_checkpoint_there_is_nothing_saved(saved: Any, tmp_path: Path) -> None:
+    rewrite(tmp_path, ops=None)
+    with pytest.raises(ValueError, match="is not what save_pretrained writes: name the kernels"):
+        build_model(tmp_path, kernels="saved")
     (tmp_path / "kernelkit.json").unlink()
     with pytest.raises(ValueError, match=r"has no kernelkit.json; it was not saved by a model with kernels"):
         build_model(tmp_path, kernels="saved")
