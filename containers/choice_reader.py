@@ -26,7 +26,7 @@ def read_choice(op: Any, value: Any, key: Any, registry: KernelRegistry, setting
         value: a name, a mapping of ``impl`` and options, or a choice.
         key: the key that the user wrote, at which problems point.
         registry: the valid names.
-        settings: keys of a config that are no ops, for the list of valid ones.
+        settings: keys of a config that are no ops, for the list of valid ones; none where only ops may stand.
     """
     if isinstance(value, KernelChoice):
         key, value = value.key or key, value.plain()
@@ -49,7 +49,7 @@ def read_choice(op: Any, value: Any, key: Any, registry: KernelRegistry, setting
 
 def _unknown_op(op: Any, value: Any, key: Any, registry: KernelRegistry, settings: Collection[str]) -> Problem:
     loc = (key if isinstance(key, str) else shown(key),)
-    if op in RESERVED and op not in settings:
+    if settings and op in RESERVED and op not in settings:
         return Problem(loc, "unknown_op", f"the key {op!r} is kept for a later version and means nothing yet", value)
     return Problem(loc, "unknown_op", unknown("op", op, [*registry.ops, *settings]) + _broken(registry), value)
 

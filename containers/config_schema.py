@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, GetJsonSchemaHandler
 
 from kernelkit.containers.choice import AUTO
+from kernelkit.containers.path_pattern import SYNTAX
 from kernelkit.containers.presets import PRESETS
 from kernelkit.registry import KernelRegistry
 
@@ -15,19 +16,36 @@ Schema = dict[str, Any]
 
 def ops_schema(registry: KernelRegistry, handler: GetJsonSchemaHandler, *, title: str, description: str) -> Schema:
     """A schema that accepts every op of ``registry`` with its implementations and their options, and no other key."""
-    settings = {
+    ops = {op: _op_schema(op, registry, handler) for op in registry.ops}
+    settings: Schema = {
         "preset": {"enum": [*PRESETS, None], "default": None, "description": "A bundle of implementations."},
         "allow_unused": {
             "type": "boolean",
             "default": False,
             "description": "Naming an op that the model does not have is a warning instead of an error.",
         },
+        "overrides": {
+            "type": "object",
+            "description": "Other choices for some modules, by pattern of their paths: layers.[0-3].mlp.",
+            "propertyNames": {"pattern": SYNTAX},
+            "additionalProperties": {
+                "type": "object",
+                "properties": ops,
+                "minProperties": 1,
+                "additionalProperties": False,
+            },
+        },
+        "verify": {
+            "enum": ["bind", None],
+            "default": None,
+            "description": "bind: compare every kernel with eager when a model is built.",
+        },
     }
     return {
         "title": title,
         "description": description,
         "type": "object",
-        "properties": {**settings, **{op: _op_schema(op, registry, handler) for op in registry.ops}},
+        "properties": {**settings, **ops},
         "additionalProperties": False,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from dependency_injector import containers, providers
 
 from kernelkit.containers.bindings import Binding, Bindings, Need
 from kernelkit.containers.ops_config import OpsConfig
+from kernelkit.containers.override_rules import OverrideRule, rules_in
 from kernelkit.containers.resolution import (
     Conditions,
     Refusal,
@@ -32,8 +34,9 @@ class KernelContainer(containers.DynamicContainer):
     """Resolves an OpsConfig, against a registry and the hardware, into bound kernels.
 
     ``config``, ``registry`` and ``conditions`` are its dependencies; each (op, variant) that a model may need is a
-    thread-safe singleton provider. A model takes what it needs with :meth:`bind` while it is built, and never sees the
-    container again, so that overriding a kernel here changes models built from here afterwards and no other::
+    thread-safe singleton provider, and one more for each of the config's overrides. A model takes what it needs with
+    :meth:`bind` while it is built, and never sees the container again, so that overriding a kernel here changes models
+    built from here afterwards and no other::
 
         container = KernelContainer.from_config(OpsConfig(rms_norm="liger"), device="cuda")
         container.override("swiglu_mlp", my_function)
@@ -80,10 +83,15 @@ class KernelContainer(containers.DynamicContainer):
         container.config = providers.Object(config)
         container.registry = providers.Object(catalogue)
         container.conditions = providers.Object(conditions)
+        rules = [*rules_in(config.overrides)]
         for op in catalogue.ops.values():
-            for variant in op.variants:
-                provider = providers.ThreadSafeSingleton(resolve, config=container.config, registry=container.registry)
-                container.set_provider(_provider_name(op.name, variant), provider)
+            for variant, rule in itertools.product(
+                op.variants, [None, *(rule for rule in rules if rule.op == op.name)]
+            ):
+                provider = providers.ThreadSafeSingleton(
+                    resolve, config=container.config, registry=container.registry, rule=rule
+                )
+                container.set_provider(container._provider_name(op.name, variant, rule), provider)
         return container
 
     @property
@@ -93,7 +101,7 @@ class KernelContainer(containers.DynamicContainer):
         return conditions.hardware
 
     def override(self, op: str, kernel: Kernel, variant: str | None = None) -> None:  # type: ignore[override]  # an op's kernel is what one overrides here
-        """Bind ``kernel`` for ``op`` in models built from this container from now on.
+        """Bind ``kernel`` for ``op`` in models built from this container from now on, in whatever module.
 
         Args:
             op: name of the op.
@@ -109,8 +117,9 @@ class KernelContainer(containers.DynamicContainer):
         variants = self.registry().op(op).variants
         if variant is not None and variant not in variants:
             raise UnknownNameError(unknown("variant", variant, variants, of=op))
-        for name in variants if variant is None else (variant,):
-            self._provider(op, name).override(providers.Object(kernel))
+        rules = [rule for rule in rules_in(self.config().overrides) if rule.op == op]
+        for name, rule in itertools.product(variants if variant is None else (variant,), [None, *rules]):
+            self._provider(op, name, rule).override(providers.Object(kernel))
 
     def bind(
         self, needs: Iterable[Need], *, model: str, device: Any = None, dtype: Any = None, named_only: bool = False
@@ -129,7 +138,7 @@ class KernelContainer(containers.DynamicContainer):
                 named or overridden op that the model does not have, and a named one that a preset's fused kernel
                 would pass by.
         """
-        needs = _merged(needs)
+        needs = merged_needs(needs)
         conditions = self._conditions_at(device, dtype)
         bindings: list[Binding] = []
         problems = list(unused_problems(self.config(), self._idle_overrides(needs), needs, model))
@@ -146,20 +155,28 @@ class KernelContainer(containers.DynamicContainer):
             raise self.config().locate(validation_error(model, problems))
         return Bindings(bindings)
 
+    def bind_rule(self, rule: OverrideRule, need: Need, *, device: Any = None, dtype: Any = None) -> Binding:
+        """The kernel for ``need`` in the modules that ``rule`` is about.
+
+        Raises:
+            Refusal: where it cannot be had.
+        """
+        return self._binding(need, self._conditions_at(device, dtype), rule)
+
     def _is_named(self, need: Need) -> bool:
         """Whether an override or the config says which kernel serves ``need``; a default is nobody's word."""
-        provider = self.providers.get(_provider_name(need.op, need.variant))
+        provider = self.providers.get(self._provider_name(need.op, need.variant))
         if provider is not None and _is_overridden(provider):
             return True
         if need.op not in self.registry().ops:
             return False
         return wish_for(need.op, need.variant, self.config(), self.registry()).why != "default"
 
-    def _binding(self, need: Need, conditions: Conditions) -> Binding:
+    def _binding(self, need: Need, conditions: Conditions, rule: OverrideRule | None = None) -> Binding:
         problem = unregistered_problem(need, self.registry())
         if problem is not None:
             raise Refusal(problem)
-        provider = self._provider(need.op, need.variant)
+        provider = self._provider(need.op, need.variant, rule)
         if _is_overridden(provider):
             return Binding.of_override(need.op, need.variant, provider())
         binding: Binding = provider(need, conditions)
@@ -167,7 +184,7 @@ class KernelContainer(containers.DynamicContainer):
         reason = conditions.problem(binding.spec, need) if binding.spec else None
         if reason is not None:
             message = f"{need.op}: {binding.impl} ({binding.why}) {reason}. Give this model a container of its own."
-            loc = wish_for(need.op, need.variant, self.config(), self.registry()).loc
+            loc = wish_for(need.op, need.variant, self.config(), self.registry(), rule).loc
             raise Refusal(Problem(loc, "unavailable_kernel", message, binding.impl))
         return binding
 
@@ -186,8 +203,13 @@ class KernelContainer(containers.DynamicContainer):
             known = replace(known, hardware=Hardware.detect(device))
         return known if dtype is None else replace(known, dtype=dtype_name(dtype))
 
-    def _provider(self, op: str, variant: str) -> providers.Provider[Any]:
-        return self.providers[_provider_name(op, variant)]
+    def _provider(self, op: str, variant: str, rule: OverrideRule | None = None) -> providers.Provider[Any]:
+        return self.providers[self._provider_name(op, variant, rule)]
+
+    def _provider_name(self, op: str, variant: str, rule: OverrideRule | None = None) -> str:
+        # A pattern is no name: its place among the rules stands for it.
+        index = "" if rule is None else f"__{[*self.config().overrides].index(rule.pattern)}"
+        return f"{op}__{variant}{index}"
 
     def __repr__(self) -> str:
         return f"<KernelContainer of {self.config()!r} on {self.hardware}>"
@@ -207,7 +229,7 @@ def as_container(kernels: Any, **settings: Any) -> KernelContainer:
     return kernels if isinstance(kernels, KernelContainer) else KernelContainer.from_config(kernels, **settings)
 
 
-def _merged(needs: Iterable[Need]) -> list[Need]:
+def merged_needs(needs: Iterable[Need]) -> list[Need]:
     """One need for each (op, variant), of the largest sizes asked for."""
     sizes: dict[tuple[str, str], Counter[str]] = {}
     for need in needs:
@@ -218,7 +240,3 @@ def _merged(needs: Iterable[Need]) -> list[Need]:
 
 def _is_overridden(provider: providers.Provider[Any]) -> bool:
     return provider.last_overriding is not None
-
-
-def _provider_name(op: str, variant: str) -> str:
-    return f"{op}__{variant}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -13,6 +13,7 @@ from pydantic import (
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
     PrivateAttr,
+    SkipValidation,
     StrictBool,
     ValidationError,
     ValidationInfo,
@@ -27,6 +28,7 @@ from kernelkit.containers.choice import KernelChoice
 from kernelkit.containers.choice_reader import read_choice
 from kernelkit.containers.config_schema import ops_schema
 from kernelkit.containers.legacy import migrate
+from kernelkit.containers.override_rules import KEY, Overrides, plain_overrides, read_overrides
 from kernelkit.containers.presets import PRESETS
 from kernelkit.containers.yaml_file import YamlFile, error_in_file
 from kernelkit.errors import problems_in, unknown, validation_error
@@ -47,6 +49,9 @@ class OpsConfig(BaseModel):
     Attributes:
         preset: a bundle of names, over which the named ops have precedence.
         allow_unused: naming an op that the model does not have is a warning instead of an error.
+        overrides: other choices for some modules, by pattern of their paths and op; see :class:`PathPattern`. They have
+            precedence over all else.
+        verify: ``bind`` compares every kernel with eager when a model is built.
 
     Raises:
         ValidationError: listing every mistake at once, each with its loc.
@@ -56,6 +61,9 @@ class OpsConfig(BaseModel):
 
     preset: str | None = None
     allow_unused: StrictBool = False
+    # Read together with the ops, since it names some; what the handler is given has been read.
+    overrides: Annotated[Overrides, SkipValidation] = FrozenDict()
+    verify: Literal["bind"] | None = None
 
     __pydantic_extra__: dict[str, Any]
     # The keys in the order in which they were written, so that YAML comes back as it was.
@@ -77,13 +85,18 @@ class OpsConfig(BaseModel):
             return cls.from_yaml(source, registry=registry)
         if isinstance(source, OpsConfig):
             # Its names were valid in the registry that it was read with, which may have been another.
-            return cls._from({**source.model_dump(), **source.choices}, registry, source._file)
+            overrides = {KEY: source.overrides} if source.overrides else {}
+            return cls._from({**source.model_dump(), **source.choices, **overrides}, registry, source._file)
         return cls._from({} if source is None else source, registry, None)
 
     @classmethod
     def from_yaml(cls, path: str | Path, *, registry: KernelRegistry | None = None) -> Self:
         """A config from a YAML file; mistakes are reported with ``file:line:column``."""
-        file = YamlFile.read(path, cls.__name__)
+        return cls.from_file(YamlFile.read(path, cls.__name__), registry=registry)
+
+    @classmethod
+    def from_file(cls, file: YamlFile, *, registry: KernelRegistry | None = None) -> Self:
+        """A config from a file that was read already."""
         return cls._from(file.data, registry, file)
 
     @classmethod
@@ -110,15 +123,20 @@ class OpsConfig(BaseModel):
         if not isinstance(registry, KernelRegistry):  # none, or a context that is not ours
             registry = default_registry()
         file = file if isinstance(file, YamlFile) else None
-        named, written, problems = migrate(data, file.place if file else lambda _: "")
+        place = file.place if file else lambda *_: ""
+        named, written, problems = migrate(data, place)
         choices: dict[str, KernelChoice] = {}
         for op in [key for key in named if key not in cls.model_fields]:
             choice, faults = read_choice(op, named[op], written.get(op, op), registry, cls.model_fields)
             problems += faults
             if choice is not None:
                 choices[registry.op(op).name] = choice
+        settings = {key: value for key, value in named.items() if key in cls.model_fields}
+        if KEY in settings:
+            settings[KEY], faults = read_overrides(settings[KEY], registry, place)
+            problems += faults
         try:
-            config = handler({key: value for key, value in named.items() if key in cls.model_fields})
+            config = handler(settings)
         except ValidationError as error:
             problems += problems_in(error)
         if problems:
@@ -139,9 +157,9 @@ class OpsConfig(BaseModel):
         """The ops that were named, each with its choice."""
         return self.__pydantic_extra__
 
-    def place(self, key: str) -> str:
-        """``"file:line:column: "`` of a key, for the start of a message; empty where this config is not from a file."""
-        return self._file.place(key) if self._file else ""
+    def place(self, *loc: str | int) -> str:
+        """``"file:line:column: "`` of a loc, for the start of a message; empty where this config is not from a file."""
+        return self._file.place(*loc) if self._file else ""
 
     def locate(self, error: ValidationError) -> ValidationError:
         """``error``, found later than reading, with file, line and column where this config came from a file."""
@@ -149,7 +167,8 @@ class OpsConfig(BaseModel):
 
     @model_serializer
     def _plain(self) -> dict[str, Any]:
-        plain: dict[str, Any] = {"preset": self.preset, "allow_unused": self.allow_unused}
+        plain: dict[str, Any] = {"preset": self.preset, "allow_unused": self.allow_unused, "verify": self.verify}
+        plain[KEY] = plain_overrides(self.overrides)
         plain |= {op: choice.plain() for op, choice in self.choices.items()}
         return {key: plain[key] for key in self._keys}
 
@@ -176,7 +195,7 @@ class OpsConfig(BaseModel):
         return isinstance(other, OpsConfig) and self._value() == other._value()
 
     def _value(self) -> tuple[Any, ...]:
-        return self.preset, self.allow_unused, self.__pydantic_extra__
+        return self.preset, self.allow_unused, self.overrides, self.verify, self.__pydantic_extra__
 
     def __repr_args__(self) -> Any:
         return self.model_dump().items()

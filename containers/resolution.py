@@ -9,11 +9,15 @@ from kernelkit.caller import warn_user
 from kernelkit.containers.bindings import Binding, Need
 from kernelkit.containers.choice import AUTO
 from kernelkit.containers.ops_config import OpsConfig
+from kernelkit.containers.override_rules import OverrideRule, rules_in
 from kernelkit.containers.presets import preset_member
 from kernelkit.errors import Loc, Problem, UnusedOpWarning, listing, unknown
 from kernelkit.hardware import Hardware
 from kernelkit.registry import KernelRegistry
 from kernelkit.spec import KernelSpec
+
+ALLOW_UNUSED = "Set allow_unused: true to share one config between models."
+"""What to do where a config names an op that the model does not have."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,12 @@ class Wish:
     options_json: str = "{}"
 
 
-def wish_for(op: str, variant: str, config: OpsConfig, registry: KernelRegistry) -> Wish:
-    """The named implementation of ``op``, else the preset's, else stock transformers' own."""
+def wish_for(
+    op: str, variant: str, config: OpsConfig, registry: KernelRegistry, rule: OverrideRule | None = None
+) -> Wish:
+    """What ``rule`` says, else the named implementation of ``op``, else the preset's, else stock transformers' own."""
+    if rule is not None:
+        return Wish(rule.choice.impl, rule.why, rule.loc, rule.choice.canonical_options)
     choice = config.choices.get(op)
     if choice is not None:
         return Wish(choice.impl, "named", (choice.key,), choice.canonical_options)
@@ -77,15 +85,18 @@ def wish_for(op: str, variant: str, config: OpsConfig, registry: KernelRegistry)
     return Wish(registry.op(op).default_for(variant), "default", (op,))
 
 
-def resolve(need: Need, conditions: Conditions, config: OpsConfig, registry: KernelRegistry) -> Binding:
-    """The kernel for one need, imported and built.
+def resolve(
+    need: Need, conditions: Conditions, config: OpsConfig, registry: KernelRegistry, rule: OverrideRule | None = None
+) -> Binding:
+    """The kernel for one need, imported and built; in the modules of ``rule``, if one is given.
 
     Raises:
         Refusal: where the wished implementation lacks the variant, cannot run, or cannot be loaded.
     """
-    wish = wish_for(need.op, need.variant, config, registry)
+    wish = wish_for(need.op, need.variant, config, registry, rule)
     if wish.impl == AUTO:
         spec, why = _first_that_runs(need, wish, conditions, registry)
+        why += f" ({wish.why})" if rule else ""
     else:
         spec, why = _as_wished(need, wish, conditions, registry), wish.why
     try:
@@ -140,14 +151,16 @@ def _needs_options(spec: KernelSpec) -> str | None:
 
 def early_problems(config: OpsConfig, registry: KernelRegistry, conditions: Conditions) -> Iterator[Problem]:
     """What is wrong with the named choices before any model is known: those that can run in none of their variants."""
-    for op, choice in config.choices.items():
-        specs = registry.list(op, name=choice.impl)
+    wishes = [(op, wish_for(op, "", config, registry)) for op in config.choices]
+    wishes += [(rule.op, wish_for(rule.op, "", config, registry, rule)) for rule in rules_in(config.overrides)]
+    for op, wish in wishes:
+        specs = registry.list(op, name=wish.impl)
         reasons = [conditions.problem(spec) for spec in specs]
-        if choice.impl == AUTO or None in reasons:
+        if wish.impl == AUTO or None in reasons:
             continue
         alternatives = _alternatives(Need(op, specs[0].variant), conditions, registry)
-        message = f"{op}: {choice.impl} (named) {reasons[0]}. {alternatives}"
-        yield Problem((choice.key,), "unavailable_kernel", message, choice.impl)
+        message = f"{op}: {wish.impl} ({wish.why}) {reasons[0]}. {alternatives}"
+        yield Problem(wish.loc, "unavailable_kernel", message, wish.impl)
 
 
 def unregistered_problem(need: Need, registry: KernelRegistry) -> Problem | None:
@@ -198,8 +211,7 @@ def unused_problems(
         if config.allow_unused:
             warn_user(config.place(key) + message, UnusedOpWarning)
         else:
-            hint = ". Set allow_unused: true to share one config between models."
-            yield Problem((key,), "unused_op", message + hint, op)
+            yield Problem((key,), "unused_op", f"{message}. {ALLOW_UNUSED}", op)
 
 
 def _alternatives(need: Need, conditions: Conditions, registry: KernelRegistry) -> str:

@@ -69,9 +69,14 @@ class YamlFile:
         duplicates = (_at(path, again, problem) for again, problem in places.duplicates)
         return cls(path, data, places.known, tuple(duplicates))
 
-    def place(self, key: str) -> str:
-        """``"file:line:column: "`` of a key at the top."""
-        return _prefix(self.path, self.places.get((key,)))
+    def below(self, key: str) -> YamlFile:
+        """The mapping at ``key`` as if it were a file of its own, with the places that it has in this one."""
+        within = {loc[1:]: place for loc, place in self.places.items() if len(loc) > 1 and loc[0] == key}
+        return replace(self, data=self.data[key], places=within)
+
+    def place(self, *loc: str | int) -> str:
+        """``"file:line:column: "`` of a loc."""
+        return _prefix(self.path, self.places.get(loc))
 
     def located(self, problem: Problem) -> Problem:
         """``problem`` led by ``file:line:column`` of the key that it is about."""

@@ -26,6 +26,14 @@ class UnusedOpWarning(UserWarning):
     """A config names an op that the model does not have, and allows that."""
 
 
+class SavedKernelsWarning(UserWarning):
+    """A checkpoint's kernels were saved on a machine with other hardware or versions."""
+
+
+class UnverifiedWarning(UserWarning):
+    """A config asks for its kernels to be compared, and the model is where they cannot be called."""
+
+
 class KernelDeviceError(RuntimeError):
     """A bound kernel was called with tensors of a device that it does not run on."""
 

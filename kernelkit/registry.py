@@ -18,7 +18,7 @@ from kernelkit.spec import Kernel, KernelSpec, Op
 
 RESERVED = frozenset(
     {"preset", "allow_unused", "overrides", "verify", "ops"}
-    | {"load", "from_yaml", "to_yaml", "choices", "locate", "place"}
+    | {"load", "from_yaml", "from_file", "to_yaml", "choices", "locate", "place"}
 )
 """Names that no op can have: keys of a config, now or in a planned version, and what else an OpsConfig has."""
 

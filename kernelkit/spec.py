@@ -41,6 +41,9 @@ class Op:
         parts: ops that its eager kernel is composed of, and calls as the model has bound them; the others compute them.
         traits: a pydantic model of further facts that each kernel of this op must state about itself.
         samples: ``samples(variant, dtype, device, generator)`` yields calls to judge a kernel by.
+        sized_samples: ``sized_samples(variant, sizes, dtype, device, generator)`` yields calls of few rows in a model's
+            own sizes, for ``verify: bind``. Without it ``samples`` serves there too.
+        on_samples: ``on_samples(kernel, traits)`` is the kernel as samples call it, where models call it otherwise.
         location: file and line of the declaration; filled in by itself.
     """
 
@@ -53,6 +56,8 @@ class Op:
     parts: tuple[str, ...] = ()
     traits: type[BaseModel] | None = None
     samples: Callable[..., Samples] | None = None
+    sized_samples: Callable[..., Samples] | None = None
+    on_samples: Callable[[Kernel, Mapping[str, Any]], Kernel] | None = None
     location: str = field(default_factory=_declared_at, compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from kernelkit.models.auto import AutoModelForCausalLM, build_model, kernel_needs
 from kernelkit.models.injection.inject import eject, inject, injected
 from kernelkit.models.report import KernelReport, kernel_report
+from kernelkit.models.verification import verify_kernels
 
 __all__ = [
     "AutoModelForCausalLM",
@@ -13,4 +14,5 @@ __all__ = [
     "injected",
     "kernel_needs",
     "kernel_report",
+    "verify_kernels",
 ]

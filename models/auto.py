@@ -13,7 +13,8 @@ from kernelkit.containers.bindings import Need
 from kernelkit.containers.kernel_container import as_container
 from kernelkit.errors import listing
 from kernelkit.models.layers.causal_lm import CausalLM
-from kernelkit.models.layers.pretrained import KernelSource
+from kernelkit.models.layers.pretrained import HUB_ARGUMENTS, KernelSource
+from kernelkit.models.saved import SAVED
 from kernelkit.spec import resolve_target
 
 FAMILIES = {
@@ -40,7 +41,7 @@ def build_model(
     Args:
         config: an HF config, which gives new weights; or the path of a checkpoint, which is loaded.
         kernels: an OpsConfig, a mapping, the path of a YAML file, a KernelContainer, or None for what stock
-            transformers would use.
+            transformers would use. For a checkpoint also ``"saved"``: those that it was saved with.
         dtype: of the weights; by default the config's, else torch's default.
         device: where the weights are made; torch's default device unless given.
         training: whether gradients will be asked for. A container that is given knows it already.
@@ -49,18 +50,22 @@ def build_model(
 
     Raises:
         ValidationError: where the kernels cannot serve this model.
-        ValueError: for a family that kernelkit does not have.
+        ValueError: for a family that kernelkit does not have, and ``"saved"`` where nothing was.
     """
     if not isinstance(config, PreTrainedConfig):
         settings = {"training": training, "compiled": compiled, "distilled": distilled}
         return AutoModelForCausalLM.from_pretrained(config, kernels=kernels, dtype=dtype, device_map=device, **settings)
+    if isinstance(kernels, str) and kernels == SAVED:
+        raise ValueError("kernels='saved' are those of a checkpoint: give its path instead of a config")
     family = family_of(config)
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype or config.dtype or torch.get_default_dtype()
     container = as_container(kernels, device=device, dtype=dtype, training=training, compiled=compiled)
     source = KernelSource(container, device, dtype, distilled)
     with torch.device(device if device is not None else torch.get_default_device()):
         # Made of a copy: transformers writes the dtype into the config that it is given.
-        return family._from_config(copy.deepcopy(config), dtype=dtype, kernels=source)
+        model = family._from_config(copy.deepcopy(config), dtype=dtype, kernels=source)
+    source.verify(model)
+    return model
 
 
 class AutoModelForCausalLM:
@@ -80,7 +85,7 @@ class AutoModelForCausalLM:
             ValidationError: where the kernels cannot serve this model.
             ValueError: for a family that kernelkit does not have, or transformers' own switches of kernels.
         """
-        hub = {name: kwargs[name] for name in ("cache_dir", "revision", "subfolder", "token") if name in kwargs}
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         config = kwargs.get("config") or AutoConfig.from_pretrained(path, **hub)
         return family_of(config).from_pretrained(path, *args, kernels=kernels, **kwargs)
 
@@ -98,6 +103,15 @@ def family_of(config: PreTrainedConfig) -> type[CausalLM]:
 
 def kernel_needs(config: PreTrainedConfig | str | Path) -> tuple[str, list[Need]]:
     """Class name and kernels of the model that a config or checkpoint describes, without building it."""
-    read = config if isinstance(config, PreTrainedConfig) else AutoConfig.from_pretrained(config)
+    read = _read(config)
     family = family_of(read)
     return family.__name__, family.kernel_needs(read)
+
+
+def build_skeleton(config: PreTrainedConfig | str | Path) -> CausalLM:
+    """The model that a config or checkpoint describes, on the meta device and with default kernels."""
+    return build_model(_read(config), device="meta")
+
+
+def _read(config: PreTrainedConfig | str | Path) -> PreTrainedConfig:
+    return config if isinstance(config, PreTrainedConfig) else AutoConfig.from_pretrained(config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
@@ -78,8 +78,8 @@ class KernelReport:
 
         order = list(dict.fromkeys(map(alike, self.rows)))
         for key, rows in groupby(sorted(self.rows, key=lambda row: order.index(alike(row))), key=alike):
-            layers = [int(found[0]) for row in rows if (found := re.search(r"\d+", row.module))]
-            yield KernelRow(key[0].replace("*", _ranges(layers), 1), *key[1:])
+            (folded,) = folded_paths(row.module for row in rows)
+            yield KernelRow(folded, *key[1:])
 
 
 def kernel_report(model: nn.Module) -> KernelReport:
@@ -98,6 +98,15 @@ def kernel_report(model: nn.Module) -> KernelReport:
     ]
     injected = any(isinstance(module, InjectedModule) for module in model.modules())
     return KernelReport(type(model).__name__, tuple(rows), tuple(left_alone(model)) if injected else ())
+
+
+def folded_paths(paths: Iterable[str]) -> list[str]:
+    """Paths that differ only in the number of the layer, as one each: ``model.layers.{0-27}.mlp``."""
+    layers: dict[str, list[int]] = {}
+    for path in paths:
+        numbers = layers.setdefault(re.sub(r"\d+", "*", path), [])
+        numbers += [int(found[0])] if (found := re.search(r"\d+", path)) else []
+    return [path.replace("*", _ranges(numbers), 1) for path, numbers in layers.items()]
 
 
 def _ranges(numbers: list[int]) -> str:

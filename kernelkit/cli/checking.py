@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kernelkit.containers import Binding, KernelContainer, Need, OpsConfig
+from kernelkit.containers.override_rules import rules_in
 from kernelkit.containers.resolution import Refusal, resolve, wish_for
 from kernelkit.errors import Problem, validation_error
 from kernelkit.hardware import Hardware
@@ -26,6 +27,7 @@ class Circumstances:
         elsewhere: whether that is another machine than this one; its kernels are chosen, but not imported.
         training, compiled, dtype: as in :meth:`KernelContainer.from_config`.
         model: class name and needs of the model, or None for any model.
+        skeleton: makes the same model on the meta device, for a config that names its modules.
     """
 
     hardware: Hardware
@@ -34,6 +36,7 @@ class Circumstances:
     compiled: bool = False
     dtype: str | None = None
     model: tuple[str, list[Need]] | None = None
+    skeleton: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,11 @@ def _resolve_into(verdict: Verdict, path: Path, given: Circumstances) -> None:
     else:
         name, needs = given.model
         verdict.kernels = [_chosen(binding) for binding in container.bind(needs, model=name).values()]
+        if container.config().overrides and given.skeleton is not None:
+            from kernelkit.models.overrides import override_bindings
+
+            placed = override_bindings(given.skeleton(), container, needs)
+            verdict.kernels += dict.fromkeys(_chosen(binding) for _, binding in placed)
 
 
 def _for_any_model(container: KernelContainer, verdict: Verdict) -> None:
@@ -96,16 +104,17 @@ def _for_any_model(container: KernelContainer, verdict: Verdict) -> None:
     """
     config, registry = container.config(), container.registry()
     problems: list[Problem] = []
-    for op in registry.ops.values():
-        refusals = []
+    named = [(rule.op, rule) for rule in rules_in(config.overrides)]
+    for name, rule in [*((name, None) for name in registry.ops), *named]:
+        op, refusals = registry.op(name), []
         for variant in op.variants:
             try:
-                binding = resolve(Need(op.name, variant), container.conditions(), config, registry)
+                binding = resolve(Need(name, variant), container.conditions(), config, registry, rule)
                 verdict.kernels.append(_chosen(binding))
             except Refusal as refusal:
-                wish = wish_for(op.name, variant, config, registry)
+                wish = wish_for(name, variant, config, registry, rule)
                 refusals.append(refusal.problem)
-                verdict.missing.append(Outcome(op.name, variant, wish.impl, refusal.problem.message))
+                verdict.missing.append(Outcome(name, variant, wish.impl, refusal.problem.message))
         if len(refusals) == len(op.variants) and refusals[0].loc[0] == "preset":
             problems.append(refusals[0])
     if problems:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,6 +50,7 @@ def validate(
         compiled=compiled,
         dtype=None if dtype is None else _floating(dtype),
         model=None if model is None else _needs_of(model),
+        skeleton=None if model is None else partial(_skeleton_of, model),
     )
     verdicts = [check(file, given) for file in files]
     if as_json:
@@ -86,6 +88,12 @@ def _needs_of(model: str) -> Any:
         return kernel_needs(model)
     except (OSError, ValueError) as error:
         fail(f"--model {model}: {str(error).strip().partition(chr(10))[0]}")
+
+
+def _skeleton_of(model: str) -> Any:
+    from kernelkit.models.auto import build_skeleton
+
+    return build_skeleton(model)
 
 
 def _floating(name: str) -> str:

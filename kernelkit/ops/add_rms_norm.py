@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -44,6 +45,15 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
     yield (states, residual, _norm(variant, residual, generator)), {}
 
 
+def sized_samples(
+    variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Samples:
+    """64 rows of ``hidden_size``."""
+    shape = (2, 32, sizes["hidden_size"])
+    states, residual = (torch.randn(shape, generator=generator, device=device).to(dtype) for _ in range(2))
+    yield (states, residual, _norm(variant, states, generator)), {}
+
+
 def _norm(variant: str, states: Tensor, generator: torch.Generator) -> SampleNorm:
     weight = torch.randn(states.shape[-1], generator=generator, device=states.device)
     return SampleNorm(weight.to(states.dtype), 1e-6, variant)
@@ -60,4 +70,5 @@ OP = Op(
     preference=("triton", "eager"),
     parts=("rms_norm",),
     samples=samples,
+    sized_samples=sized_samples,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -76,10 +78,15 @@ def on_visibility(kernel: Kernel, mask: str) -> Kernel:
     """``kernel`` with a ``Visibility`` in the place of its mask, so that kernels with any form of mask compare."""
 
     def attend(query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, **keywords: Any) -> Any:
-        built = build_mask(mask, visibility, keywords.get("sliding_window"))
+        built = build_mask(mask, replace(visibility, dtype=query.dtype), keywords.get("sliding_window"))
         return kernel(query, key, value, built, **keywords)
 
     return attend
+
+
+def on_samples(kernel: Kernel, traits: Mapping[str, Any]) -> Kernel:
+    """``kernel`` as the samples call it. One that states nothing about itself is taken for one like eager."""
+    return on_visibility(kernel, traits.get("mask", "additive"))
 
 
 def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Samples:
@@ -105,6 +112,21 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
         yield (*tensors, visibility), {"scaling": 0.25, **keywords, **softcap}
 
 
+def sized_samples(
+    variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Samples:
+    """64 positions of two rows, ``heads`` over ``kv_heads`` with ``head_dim`` channels."""
+    heads, kv_heads, dim = sizes["heads"], sizes["kv_heads"], sizes["head_dim"]
+    tensors = (
+        torch.randn(2, 32, count, dim, generator=generator, device=device).to(dtype).transpose(1, 2)
+        for count in (heads, kv_heads, kv_heads)
+    )
+    keywords: dict[str, Any] = {"sliding_window": 8} if variant == "sliding_window" else {}
+    softcap = {"softcap": 50.0} if variant == "softcap" else {}
+    visibility = Visibility(2, 32, 32, dtype=dtype, device=device)
+    yield (*tensors, visibility), {"scaling": dim**-0.5, **keywords, **softcap}
+
+
 OP = Op(
     name="attention",
     variants={
@@ -118,4 +140,6 @@ OP = Op(
     preference=("flash_attention_3", "flash_attention_2", "sdpa", "flex_attention", "eager"),
     traits=AttentionTraits,
     samples=samples,
+    sized_samples=sized_samples,
+    on_samples=on_samples,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -69,10 +70,22 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
         yield (states, weight, labels), {"bias": bias, **keywords}
 
 
+def sized_samples(
+    variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Samples:
+    """64 positions of ``hidden_size``, every third of them ignored, and ``vocab_size`` tokens."""
+    vocabulary, hidden = sizes["vocab_size"], sizes["hidden_size"]
+    labels = torch.randint(vocabulary, (2, 32), generator=generator, device=device)
+    labels.view(-1)[::3] = -100
+    weight = (torch.randn(vocabulary, hidden, generator=generator, device=device) * hidden**-0.5).to(dtype)
+    yield (torch.randn(2, 32, hidden, generator=generator, device=device).to(dtype), weight, labels), {}
+
+
 OP = Op(
     name="cross_entropy_loss",
     variants={"standard": "transformers ForCausalLMLoss"},
     protocol=CrossEntropyLoss,
     preference=("compile", "liger", "eager"),
     samples=samples,
+    sized_samples=sized_samples,
 )

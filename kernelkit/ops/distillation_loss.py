@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
@@ -167,10 +168,25 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
         yield (*heads, labels), keywords
 
 
+def sized_samples(
+    variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Samples:
+    """64 positions of ``hidden_size`` for both, every third of them ignored, and ``vocab_size`` tokens."""
+    vocabulary, width = sizes["vocab_size"], sizes["hidden_size"]
+    labels = torch.randint(vocabulary, (2, 32), generator=generator, device=device)
+    labels.view(-1)[::3] = -100
+    heads = []
+    for _ in range(2):
+        weight = (torch.randn(vocabulary, width, generator=generator, device=device) * width**-0.5).to(dtype)
+        heads += [torch.randn(2, 32, width, generator=generator, device=device).to(dtype), weight]
+    yield (*heads, labels), {}
+
+
 OP = Op(
     name="distillation_loss",
     variants={"standard": "TRL GKDTrainer.generalized_jsd_loss; Hinton et al., arXiv:1503.02531"},
     protocol=DistillationLoss,
     default="chunked",
     preference=("chunked", "eager", "liger"),
+    sized_samples=sized_samples,
 )

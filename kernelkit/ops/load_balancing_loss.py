@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -42,10 +43,20 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
         yield (logits, experts, top_k), {"attention_mask": mask}
 
 
+def sized_samples(
+    variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Samples:
+    """64 tokens in two layers, ``top_k`` of ``experts``."""
+    shape = (64, sizes["experts"])
+    logits = tuple(torch.randn(shape, generator=generator, device=device).to(dtype) for _ in range(2))
+    yield (logits, sizes["experts"], sizes["top_k"]), {}
+
+
 OP = Op(
     name="load_balancing_loss",
     variants={"standard": "transformers qwen3_moe.load_balancing_loss_func"},
     protocol=LoadBalancingLoss,
     preference=("compile", "eager"),
     samples=samples,
+    sized_samples=sized_samples,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -42,22 +43,40 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
         (9, 32, 16, 4, 4, "sentinel"),
         (0, 16, 16, 4, 2, "spread"),
     ):
-        scores = torch.rand(tokens, experts, generator=generator, device=device)
-        weights, index = scores.topk(top_k, dim=-1)
+        states, index, *others = _call(tokens, hidden, width, experts, top_k, dtype, device, generator)
         if crowd == "one":
             index = torch.zeros_like(index)
         elif crowd == "sentinel":
             index = torch.where(index >= experts // 2, experts, index)
-        yield (
-            (
-                torch.randn(tokens, hidden, generator=generator, device=device).to(dtype),
-                index,
-                weights.to(dtype),
-                (torch.randn(experts, 2 * width, hidden, generator=generator, device=device) * hidden**-0.5).to(dtype),
-                (torch.randn(experts, hidden, width, generator=generator, device=device) * width**-0.5).to(dtype),
-            ),
-            {},
-        )
+        yield (states, index, *others), {}
+
+
+def sized_samples(
+    variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Samples:
+    """64 tokens of ``hidden_size``, each to ``top_k`` of ``experts`` of ``intermediate_size``."""
+    hidden, width = sizes["hidden_size"], sizes["intermediate_size"]
+    yield _call(64, hidden, width, sizes["experts"], sizes["top_k"], dtype, device, generator), {}
+
+
+def _call(
+    tokens: int,
+    hidden: int,
+    width: int,
+    experts: int,
+    top_k: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    generator: torch.Generator,
+) -> tuple[Tensor, ...]:
+    weights, index = torch.rand(tokens, experts, generator=generator, device=device).topk(top_k, dim=-1)
+    return (
+        torch.randn(tokens, hidden, generator=generator, device=device).to(dtype),
+        index,
+        weights.to(dtype),
+        (torch.randn(experts, 2 * width, hidden, generator=generator, device=device) * hidden**-0.5).to(dtype),
+        (torch.randn(experts, hidden, width, generator=generator, device=device) * width**-0.5).to(dtype),
+    )
 
 
 OP = Op(
@@ -67,4 +86,5 @@ OP = Op(
     default="torch",
     preference=("torch", "liger", "eager"),
     samples=samples,
+    sized_samples=sized_samples,
 )

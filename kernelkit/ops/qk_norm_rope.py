@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -54,6 +55,16 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
             yield (query.transpose(1, 2), key.transpose(1, 2), *norms, rotated, cos, sin), {}
 
 
+def sized_samples(
+    variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Samples:
+    """Those of the rotation, with norms before it."""
+    for (query, key, cos, sin), _ in rotary_pos_emb.sized_samples("full", sizes, dtype, device, generator):
+        weights = torch.randn(2, query.shape[-1], generator=generator, device=device).to(dtype)
+        norms = [SampleNorm(weight, 1e-6) for weight in weights]
+        yield (query.transpose(1, 2), key.transpose(1, 2), *norms, rotated, cos, sin), {}
+
+
 def rotated(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """The rotation by its definition, for calls that come without a model's kernels."""
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
@@ -72,4 +83,5 @@ OP = Op(
     preference=("triton", "eager"),
     parts=("rms_norm", "rotary_pos_emb"),
     samples=samples,
+    sized_samples=sized_samples,
 )

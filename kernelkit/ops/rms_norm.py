@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -41,6 +42,13 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
     yield _call(torch.randn(64, 6, generator=generator, device=device).to(dtype).t(), generator)
 
 
+def sized_samples(
+    variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Samples:
+    """64 rows of ``hidden_size``."""
+    yield _call(torch.randn(2, 32, sizes["hidden_size"], generator=generator, device=device).to(dtype), generator)
+
+
 def _call(hidden_states: Tensor, generator: torch.Generator) -> tuple[tuple[Tensor, Tensor, float], dict[str, object]]:
     weight = torch.randn(hidden_states.shape[-1], generator=generator, device=hidden_states.device)
     return (hidden_states, weight.to(hidden_states.dtype), 1e-6), {}
@@ -56,4 +64,5 @@ OP = Op(
     protocol=RMSNorm,
     preference=("triton", "compile", "torch", "liger", "eager"),
     samples=samples,
+    sized_samples=sized_samples,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -43,11 +44,36 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
         (1, 2, 1, 0, 16, False),
     ):
         rotated = dim if variant == "full" else dim // 2
-        angles = torch.rand(1 if shared else batch, length, rotated // 2, generator=generator, device=device) * 6.28
-        angles = torch.cat((angles, angles), dim=-1)
-        query = torch.randn(batch, length, heads, dim, generator=generator, device=device).to(dtype).transpose(1, 2)
-        key = torch.randn(batch, length, kv_heads, dim, generator=generator, device=device).to(dtype).transpose(1, 2)
-        yield (query, key, angles.cos().to(dtype), angles.sin().to(dtype)), {}
+        rows = 1 if shared else batch
+        yield _call((batch, length), (heads, kv_heads), dim, rows, rotated, dtype, device, generator)
+
+
+def sized_samples(
+    variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Samples:
+    """64 positions of ``heads`` and ``kv_heads`` with ``head_dim`` channels, of which ``rotary_dim`` are rotated."""
+    dim = sizes["head_dim"]
+    rotated = sizes.get("rotary_dim", dim if variant == "full" else dim // 2)
+    yield _call((2, 32), (sizes["heads"], sizes["kv_heads"]), dim, 1, rotated, dtype, device, generator)
+
+
+def _call(
+    shape: tuple[int, int],
+    heads: tuple[int, int],
+    dim: int,
+    rows: int,
+    rotated: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    generator: torch.Generator,
+) -> tuple[tuple[Tensor, ...], dict[str, object]]:
+    """Queries and keys as projections leave them, and the angles of ``rows`` rows."""
+    angles = torch.rand(rows, shape[1], rotated // 2, generator=generator, device=device) * 6.28
+    angles = torch.cat((angles, angles), dim=-1)
+    query, key = (
+        torch.randn(*shape, count, dim, generator=generator, device=device).to(dtype).transpose(1, 2) for count in heads
+    )
+    return (query, key, angles.cos().to(dtype), angles.sin().to(dtype)), {}
 
 
 OP = Op(
@@ -60,4 +86,5 @@ OP = Op(
     protocol=RotaryPosEmb,
     preference=("triton", "compile", "liger", "eager"),
     samples=samples,
+    sized_samples=sized_samples,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -41,6 +42,15 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
     yield tuple(fused.chunk(2, dim=-1)), {}
 
 
+def sized_samples(
+    variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> Samples:
+    """64 rows of ``intermediate_size``."""
+    shape = (2, 32, sizes["intermediate_size"])
+    gate, up = (torch.randn(shape, generator=generator, device=device).to(dtype) * 3 for _ in range(2))
+    yield (gate, up), {}
+
+
 OP = Op(
     name="swiglu_mlp",
     variants={
@@ -51,4 +61,5 @@ OP = Op(
     protocol=SwiGLUMLP,
     preference=("triton", "compile", "liger", "eager"),
     samples=samples,
+    sized_samples=sized_samples,
 )

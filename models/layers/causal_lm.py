@@ -25,6 +25,9 @@ from kernelkit.models.layers.teaching import FORWARD_KL, Distillation, Distilled
 from kernelkit.ops.distillation_loss import DistillationOutput
 from kernelkit.spec import Kernel
 
+LOSSES = ("cross_entropy_loss", "load_balancing_loss", "distillation_loss")
+"""Ops that a model with a head calls itself, where it needs them."""
+
 
 class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
     """A decoder and a linear head, trained by next-token cross-entropy, as ``LlamaForCausalLM``."""
@@ -44,9 +47,9 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
         self.model = self.model_class(self.config, self.kernels)
         self.vocab_size = self.config.vocab_size
         self.lm_head = nn.Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
-        self.bind(self.kernels, "cross_entropy_loss")
-        if DISTILLATION in self.kernels:
-            self.bind(self.kernels, *DISTILLATION)
+        for op in LOSSES:
+            if (op, "standard") in self.kernels:
+                self.bind(self.kernels, op)
         self.post_init()
 
     @classmethod
@@ -183,10 +186,6 @@ class MoeCausalLM(CausalLM):
     """A causal language model whose router losses are added to the loss, as ``Qwen3MoeForCausalLM``."""
 
     load_balancing_loss: Kernel
-
-    def __init__(self, config: PreTrainedConfig, kernels: Any = None) -> None:
-        super().__init__(config, kernels)
-        self.bind(self.kernels, "load_balancing_loss")
 
     @classmethod
     def kernel_needs(cls, config: PreTrainedConfig) -> list[Need]:

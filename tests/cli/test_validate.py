@@ -152,6 +152,39 @@ def test_a_preset_with_a_member_that_the_model_does_not_need_serves_it(run, writ
     assert table(run("validate", "ops.yaml", "--model", mixture).stdout)["moe_experts"] == "standard torch preset torch"
 
 
+RULES = """\
+overrides:
+  layers.0.mlp: {swiglu_mlp: compile}
+  layers.[1-2].self_attn:
+    attention: eager
+"""
+
+
+def test_overrides_are_checked_against_the_modules_of_the_model(run, write, llama):
+    write("ops.yaml", RULES)
+    result = run("validate", "ops.yaml", "--model", llama)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "ops.yaml:4:5: no module of LlamaForCausalLM at layers.[1-2].self_attn calls attention; near it: "
+        "model.layers.0.self_attn\n"
+    )
+    write("ops.yaml", RULES.replace("[1-2]", "[0-2]"))
+    result = run("validate", "ops.yaml", "--model", llama, "--hardware", "h100")
+    assert result.exit_code == 0
+    assert "swiglu_mlp          silu      compile  overrides layers.0.mlp" in result.stdout
+
+
+def test_without_a_model_overrides_are_checked_for_the_machine(run, write):
+    write("ops.yaml", RULES + "  lm_head: {sum: hopper}\n")
+    result = run("validate", "ops.yaml", "--device", "cpu")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("ops.yaml:5:13: sum: hopper (overrides lm_head) runs on cuda, not on cpu.")
+    result = run("validate", "ops.yaml", "--hardware", "h100")
+    assert "attention            causal, sliding_window, softcap       eager    overrides layers.[1-2].self_attn" in (
+        result.stdout
+    )
+
+
 def test_a_legacy_name_is_a_warning_that_gives_the_new_one(run, write):
     write("ops.yaml", "rms_norm_implementation: eager\n")
     result = run("validate", "ops.yaml")

@@ -52,7 +52,7 @@ def test_an_enum_that_is_a_string_names_an_implementation_too():
 # --- what is wrong
 
 
-KEYS = "Valid: rms_norm, attention, moe_experts, preset, allow_unused."
+KEYS = "Valid: rms_norm, attention, moe_experts, preset, allow_unused, overrides, verify."
 IMPLS = "Valid: eager, torch, auto."
 FORMS = f"give a name, or a mapping with the key 'impl'. {IMPLS}"
 TUNED = " (options of rms_norm: tuned are scale, mode, block, sizes, note)"

@@ -23,7 +23,7 @@ def options(schema, op):
 
 def test_every_op_and_implementation_is_offered_and_no_other_key():
     schema, registry = OpsConfig.model_json_schema(), default_registry()
-    assert set(schema["properties"]) == {"preset", "allow_unused", *registry.ops}
+    assert set(schema["properties"]) == {"preset", "allow_unused", "overrides", "verify", *registry.ops}
     assert schema["additionalProperties"] is False
     for op in registry.ops:
         assert completions(schema, op) == [*registry.impls(op), "auto"]
@@ -63,6 +63,7 @@ VALID = [
     {"rms_norm": "auto", "moe_experts": {"impl": "torch"}},
     {"rms_norm": {"impl": "tuned", "scale": 2.0, "block": {"rows": 2}, "sizes": [1, 2]}},
     {"rms_norm": {"impl": "needy", "width": 3}},
+    {"verify": "bind", "overrides": {"model.layers.[0-3,5].mlp": {"rms_norm": {"impl": "tuned", "scale": 2.0}}}},
 ]
 INVALID = [
     {"rms_nrom": "eager"},
@@ -75,6 +76,11 @@ INVALID = [
     {"rms_norm": {"impl": "eager", "scale": 2.0}},
     {"preset": "eagre"},
     {"allow_unused": "yes"},
+    {"verify": "always"},
+    {"overrides": {"layers.[a-b]": {"rms_norm": "eager"}}},
+    {"overrides": {"layers.0": {"rms_norm": "eagre"}}},
+    {"overrides": {"layers.0": {"preset": "eager"}}},
+    {"overrides": {"layers.0": {}}},
 ]
 
 

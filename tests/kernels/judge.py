@@ -1,21 +1,19 @@
-"""How a kernel is judged: against eager in float64, by the error that eager itself makes in the kernel's dtype."""
+"""Which kernels are judged, and by which calls; see :mod:`kernelkit.ops.comparison` for how."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import os
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map_only
 
 from kernelkit.hardware import Hardware
+from kernelkit.ops.comparison import Call, deviations, run, tensors, with_gradient
 from kernelkit.registry import default_registry
+
+__all__ = ["run", "tensors", "with_gradient"]
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton's kernels run on the CPU, in its interpreter; see test_interpreted.py."""
@@ -24,12 +22,6 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HALF = torch.float16 if INTERPRETED else torch.bfloat16
 DTYPES = (torch.float32, HALF)
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
-
-NOT_DIFFERENTIATED = {"cos", "sin"}
-"""Arguments that no kernel owes a gradient."""
-
-MULTIPLE, EPSILONS = 3.0, 2.0
-"""A kernel may err three times as much as eager, which may be lucky, and by two epsilons of the largest value."""
 
 
 def judged_ops():
@@ -73,66 +65,16 @@ def eager(op, variant):
     return default_registry().get(op, variant, "eager").build()
 
 
-@dataclass
-class Call:
-    """One call of an op: the arguments by name, and the gradients to send into its outputs."""
-
-    op: str
-    arguments: dict[str, Any]
-    cotangents: dict[Any, Tensor] = field(default_factory=dict)
-
-    def map(self, change):
-        """The same call with every tensor changed."""
-        return Call(self.op, tree_map_only(Tensor, change, self.arguments), self.cotangents)
-
-    def leaves(self):
-        """The tensors that a gradient is taken of, in order."""
-        named = {name: value for name, value in self.arguments.items() if name not in NOT_DIFFERENTIATED}
-        return [tensor for tensor in tensors(named) if tensor.is_floating_point()]
-
-    def cotangents_of(self, outputs):
-        """The gradients to send into those outputs that are there, the same for every kernel."""
-        return [self._cotangent(index, output) for index, output in enumerate(outputs) if output is not None]
-
-    def _cotangent(self, index, output):
-        if index not in self.cotangents:
-            generator = torch.Generator().manual_seed(index)
-            self.cotangents[index] = torch.randn(output.shape, generator=generator).to(output)
-        return self.cotangents[index].to(output.dtype)
-
-    def __call__(self, kernel):
-        """Positional arguments first, as models pass them."""
-        signature = inspect.signature(default_registry().op(self.op).protocol.__call__)
-        bound = signature.bind(None, **self.arguments)
-        outputs = kernel(*bound.args[1:], **bound.kwargs)
-        return outputs if isinstance(outputs, tuple) else (outputs,)
-
-
-def tensors(tree):
-    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
+def call_of(op, arguments):
+    """One call of an op, by the names of its arguments."""
+    return Call(default_registry().op(op), arguments)
 
 
 def calls(op, variant, dtype, device):
     """The sample calls of an op."""
     contract = default_registry().op(op)
-    signature = inspect.signature(contract.protocol.__call__)
     generator = torch.Generator(device).manual_seed(0)
-    samples = contract.samples(variant, dtype, torch.device(device), generator)
-    return [Call(op, _named(signature, args, kwargs)) for args, kwargs in samples]
-
-
-def _named(signature, args, kwargs):
-    arguments = dict(signature.bind(None, *args, **kwargs).arguments)
-    arguments.pop("self")
-    return arguments
-
-
-def with_gradient(call):
-    """The call with fresh tensors that ask for their gradient."""
-    call = call.map(lambda tensor: tensor.clone(memory_format=torch.preserve_format))
-    for leaf in call.leaves():
-        leaf.requires_grad_()
-    return call
+    return Call.of_samples(contract, contract.samples(variant, dtype, torch.device(device), generator))
 
 
 def strided(tensor):
@@ -140,47 +82,10 @@ def strided(tensor):
     return torch.stack((tensor, torch.zeros_like(tensor)), dim=-1)[..., 0]
 
 
-@dataclass
-class Outcome:
-    outputs: list[Tensor | None]
-    gradients: list[Tensor]
-
-
-def run(kernel, call, *, only=None):
-    """Call forward and backward. ``only`` says which outputs to look at and to send gradients into."""
-    call = with_gradient(call)
-    outputs = [output if only is None or only[index] else None for index, output in enumerate(call(kernel))]
-    incoming = call.cotangents_of(outputs)
-    gradients = torch.autograd.grad(tensors(outputs), call.leaves(), incoming, materialize_grads=True)
-    return Outcome([None if output is None else output.detach() for output in outputs], list(gradients))
-
-
 def assert_as_good_as_eager(kernel, spec, call, change=lambda tensor: tensor):
     """``change`` lays out the tensors that the kernel is given; eager gets them as they are."""
-    exact = call.map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
-    truth = run(eager(spec.op, spec.variant), exact)
-    # What a kernel does not return it is not asked for either.
-    call.cotangents = exact.cotangents
-    mine = run(kernel, call.map(change))
-    only = [output is not None for output in mine.outputs]
-    usual, truth = (run(eager(spec.op, spec.variant), each, only=only) for each in (call, exact))
-    for kind in ("outputs", "gradients"):
-        for index, (found, eagers, right) in enumerate(
-            zip(*(getattr(outcome, kind) for outcome in (mine, usual, truth)), strict=True)
-        ):
-            if found is not None and found.numel() > 0:
-                _assert_close(f"{kind}[{index}]", found, eagers, right)
-
-
-def _assert_close(name, found, eagers, right):
-    assert found.dtype == eagers.dtype, f"{name} is {found.dtype}, and eager's {eagers.dtype}"
-    rounding = torch.finfo(found.dtype).eps * right.abs().max()
-    error, usual = _error(found, right), _error(eagers, right)
-    assert error <= MULTIPLE * usual + EPSILONS * rounding, f"{name} errs by {error:.2e}, eager by {usual:.2e}"
-
-
-def _error(found, truth):
-    return (found.double() - truth).abs().max()
+    found = list(deviations(kernel, eager(spec.op, spec.variant), call, change=change))
+    assert not found, "; ".join(map(str, found))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from kernelkit.kernels.cross_entropy_loss.eager import cross_entropy
-from tests.kernels.judge import DEVICES, Call, assert_as_good_as_eager, built, judged_kernels
+from tests.kernels.judge import DEVICES, assert_as_good_as_eager, built, call_of, judged_kernels
 
 each_kernel = pytest.mark.parametrize("spec", judged_kernels("cross_entropy_loss"))
 each_device = pytest.mark.parametrize("device", DEVICES)
@@ -84,7 +84,7 @@ def test_a_scale_that_is_no_power_of_two_is_as_good_as_eagers(spec, softcap, dev
     dtype = torch.float32 if spec.name == "liger" else torch.bfloat16
     arguments = {"hidden_states": states.detach().to(dtype), "weight": weight.detach().to(dtype), "labels": labels}
     settings = {"bias": torch.ones(40, dtype=dtype, device=device), "logit_scale": 0.3, "softcap": softcap}
-    assert_as_good_as_eager(kernel, spec, Call("cross_entropy_loss", arguments | settings))
+    assert_as_good_as_eager(kernel, spec, call_of("cross_entropy_loss", arguments | settings))
 
 
 @each_kernel

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernelkit.registry import default_registry
-from tests.kernels.judge import DEVICES, HALF, Call, assert_as_good_as_eager, built, calls, run
+from tests.kernels.judge import DEVICES, HALF, assert_as_good_as_eager, built, call_of, calls, run
 
 pytestmark = pytest.mark.parametrize("device", DEVICES)
 
@@ -47,7 +47,7 @@ def test_many_short_rows_that_are_no_multiple_of_sixteen(device):
     kernel, spec = liger("rms_norm", "standard", device)
     for rows in (32768, 32768 + 8, 40001):
         arguments = {"hidden_states": torch.randn(rows, 128, device=device), "weight": torch.randn(128, device=device)}
-        assert_as_good_as_eager(kernel, spec, Call("rms_norm", {**arguments, "eps": 1e-6}))
+        assert_as_good_as_eager(kernel, spec, call_of("rms_norm", {**arguments, "eps": 1e-6}))
 
 
 def test_short_rows_are_taken_one_by_one_where_sixteen_do_not_fit(device):
