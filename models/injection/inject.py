@@ -13,6 +13,8 @@ from kernelkit.containers.kernel_container import as_container
 from kernelkit.models.injection.checks import model_to_inject
 from kernelkit.models.injection.module import InjectedModule, become, plain_class, stock_binding
 from kernelkit.models.injection.places import places, stock_class
+from kernelkit.models.overrides import apply_overrides
+from kernelkit.models.verification import verify_kernels
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -46,11 +48,19 @@ def inject(model: ModelT, kernels: Any = None, *, training: bool = True, compile
     needs = [need for _, of_module in blocks.values() for need in of_module]
     name = stock_class(inner).__name__
     bindings = container.bind(needs, model=name, device=device, dtype=inner.dtype, named_only=True)
+    before = _snapshot(inner)
     eject(inner)
-    for module, (block, of_module) in blocks.items():
-        become(module, block)
-        for need in of_module:
-            module.rebind(bindings.get((need.op, need.variant)) or stock_binding(need.op, need.variant))
+    try:
+        for module, (block, of_module) in blocks.items():
+            become(module, block)
+            for need in of_module:
+                module.rebind(bindings.get((need.op, need.variant)) or stock_binding(need.op, need.variant))
+        apply_overrides(inner, container, needs, device=device, dtype=inner.dtype)
+        if container.config().verify is not None:
+            verify_kernels(inner, container)
+    except Exception:  # whatever it is, it must not leave a model half injected
+        _restore(inner, before)
+        raise
     return model
 
 
@@ -79,17 +89,25 @@ def injected(model: ModelT, kernels: Any = None, *, training: bool = True, compi
     try:
         yield model
     finally:
-        eject(model)
-        for module, (kind, bindings) in before.items():
-            become(module, kind)
-            for binding in bindings:
-                module.rebind(binding)
+        _restore(model, before)
 
 
-def _snapshot(model: Any) -> dict[InjectedModule, tuple[type[nn.Module], list[Binding]]]:
+Snapshot = dict[InjectedModule, tuple[type[nn.Module], list[Binding]]]
+"""The block and the bindings of each module into which kernels are injected."""
+
+
+def _snapshot(model: Any) -> Snapshot:
     modules = model.modules() if isinstance(model, nn.Module) else ()  # what else it may be, inject refuses
     return {
         module: (plain_class(module), list(module.bindings.values()))
         for module in modules
         if isinstance(module, InjectedModule)
     }
+
+
+def _restore(model: nn.Module, before: Snapshot) -> None:
+    eject(model)
+    for module, (kind, bindings) in before.items():
+        become(module, kind)
+        for binding in bindings:
+            module.rebind(binding)
