@@ -22,8 +22,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## train a small student beside a teacher with other kernels
-	$(ONE_THREAD) $(BIN)/python examples/teacher_student.py
+demo: $(INSTALLED)  ## train a small teacher, distil a student with other kernels from it, and a control
+	$(ONE_THREAD) $(BIN)/kernelkit distill configs/distill/tiny.yaml --overwrite
 
 test: $(INSTALLED)  ## the fast tests
 	$(PYTEST) -m "not slow and not gpu" $(ARGS)

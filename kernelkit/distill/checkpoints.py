@@ -66,7 +66,7 @@ class Checkpoints:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
         self.ranks.wait()
-        write_tensors(dict(tensors), checkpoint_id=draft)
+        write_tensors(dict(tensors), checkpoint_id=draft, no_dist=self.ranks.world_size == 1)
         hashes = self._gathered({path.name: _described(path) for path in self._share(draft, ".distcp")})
         if self.ranks.is_first:
             hashes |= {path.name: _described(path) for path in draft.iterdir() if path.suffix != ".distcp"}
@@ -122,7 +122,7 @@ class Checkpoints:
             CheckpointError: for tensors of other names or shapes.
         """
         try:
-            read_tensors(dict(tensors), checkpoint_id=checkpoint.path)
+            read_tensors(dict(tensors), checkpoint_id=checkpoint.path, no_dist=self.ranks.world_size == 1)
         except (CheckpointException, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise CheckpointError(f"{checkpoint.path} does not fit this model: {reason}") from error

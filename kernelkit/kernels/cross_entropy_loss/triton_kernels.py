@@ -126,7 +126,8 @@ def _piece(
         label = tl.load(labels + row)
         if piece == 0:
             tl.store(
-                losses + row, cross_entropy(product, bias, label, vocabulary, scale, cap, row_maximum, log, BIASED, CAPPED)
+                losses + row,
+                cross_entropy(product, bias, label, vocabulary, scale, cap, row_maximum, log, BIASED, CAPPED),
             )
         if TRAINED:
             of_logits = tl.exp2((logits - row_maximum) * LOG2_E - log) - (columns == label).to(dtype)
