@@ -1,7 +1,7 @@
 """Language-model head and cross-entropy by chunks of tokens in Triton, with the gradients computed in the forward.
 
-Products are cuBLAS's, of sixteen bits to float32. What is elementwise is one kernel, whose programs share the rows: they
-read the logits once, exchange the softmax's statistics, and write the gradient in the dtype of the head.
+Products are cuBLAS's, of sixteen bits to float32. What is elementwise is one kernel, whose programs share the rows:
+they read the logits once, exchange the softmax's statistics, and write the gradient in the dtype of the head.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernelkit.kernels.chunked_head import ChunkOptions, HeadGradients, as_rows, buffer, counting_chunks, parts
+from kernelkit.kernels.chunked_head import (
+    ChunkOptions,
+    HeadGradients,
+    as_rows,
+    buffer,
+    counting_chunks,
+    part_size,
+    parts,
+)
 from kernelkit.kernels.cross_entropy_loss.eager import project
 from kernelkit.kernels.custom_op import custom_op
 from kernelkit.kernels.dtypes import without_autocast
@@ -96,7 +104,7 @@ def _piece(
     BLOCK: tl.constexpr,
     PIECES: tl.constexpr,
 ):
-    """A piece of a row, in the stages from FIRST to LAST: softmax statistics, and the loss with its gradient, if TRAINED.
+    """A piece of a row, in the stages from FIRST to LAST: softmax statistics; the loss, and if TRAINED its gradient.
 
     ``partials`` [N, 2, PIECES] holds what is published, maxima and sums.
     """
@@ -126,7 +134,8 @@ def _piece(
         label = tl.load(labels + row)
         if piece == 0:
             tl.store(
-                losses + row, cross_entropy(product, bias, label, vocabulary, scale, cap, row_maximum, log, BIASED, CAPPED)
+                losses + row,
+                cross_entropy(product, bias, label, vocabulary, scale, cap, row_maximum, log, BIASED, CAPPED),
             )
         if TRAINED:
             of_logits = tl.exp2((logits - row_maximum) * LOG2_E - log) - (columns == label).to(dtype)
@@ -199,8 +208,7 @@ def _sum(
     gradients = HeadGradients(head, of_rows, of_weight, of_bias, wanted)
     chunks = list(counting_chunks(labels, ignore_index, chunk_size))
     size, vocabulary = chunks[0].shape[0], weight.shape[0]
-    part = next(iter(parts(size)), slice(0, 0)).stop
-    product = buffer(rows, part, vocabulary, total.dtype)
+    product = buffer(rows, part_size(size), vocabulary, total.dtype)
     gradient = buffer(rows, size, vocabulary, head.weight.dtype) if any(wanted) else None
     count = sum(positions.shape[0] for positions in chunks)
     losses, arrived = total.new_empty(count), labels.new_zeros(count, dtype=torch.int32)

@@ -1,9 +1,9 @@
 """The distillation loss by chunks of tokens in Triton, with the gradients computed in the forward.
 
-Products are cuBLAS's, of sixteen bits to float32. What is elementwise is one kernel, whose programs share the rows: they
-read both models' logits once, exchange the statistics of both softmaxes, and for reverse KL and JSD the row's own
-divergence, which their gradient contains, and write the gradient in the dtype of the head. So an entry of the vocabulary
-costs 10 bytes of traffic in bfloat16, besides what the products move.
+Products are cuBLAS's, of sixteen bits to float32. What is elementwise is one kernel, whose programs share the rows:
+they read both models' logits once, exchange the statistics of both softmaxes, and for reverse KL and JSD the row's own
+divergence, which their gradient contains, and write the gradient in the dtype of the head. So an entry of the
+vocabulary costs 10 bytes of traffic in bfloat16, besides what the products move.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernelkit.kernels.chunked_head import ChunkOptions, HeadGradients, buffer, counting_chunks, parts
+from kernelkit.kernels.chunked_head import ChunkOptions, HeadGradients, buffer, counting_chunks, part_size, parts
 from kernelkit.kernels.custom_op import custom_op
 from kernelkit.kernels.distillation_loss.chunked_shared_kernels import empty_output, loss_by_chunks
 from kernelkit.kernels.dtypes import without_autocast
@@ -306,9 +306,10 @@ def _sums(
     gradients = HeadGradients(student, of_hidden, of_weight, of_bias, wanted)
     chunks = list(counting_chunks(labels, ignore_index, chunk_size))
     size, vocabulary = chunks[0].shape[0], student_weight.shape[0]
-    part = next(iter(parts(size)), slice(0, 0)).stop
-    of_student = buffer(student_hidden, part, vocabulary, figures.dtype)
-    of_teacher = buffer(student_hidden, part, vocabulary, torch.promote_types(teacher_weight.dtype, torch.float32))
+    of_student = buffer(student_hidden, part_size(size), vocabulary, figures.dtype)
+    of_teacher = buffer(
+        student_hidden, part_size(size), vocabulary, torch.promote_types(teacher_weight.dtype, torch.float32)
+    )
     gradient = buffer(student_hidden, size, vocabulary, student.weight.dtype) if any(wanted) else None
     count = sum(positions.shape[0] for positions in chunks)
     of_pieces = figures.new_empty(count, pieces(vocabulary)[0], 3)
