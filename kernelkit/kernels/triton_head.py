@@ -6,7 +6,6 @@ so the logits are read once. Logarithms are taken to the base of two, as the har
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
 import torch
@@ -14,8 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernelkit.kernels.triton_launch import processors
+
 BLOCK, WARPS, REGISTERS = 4096, 8, 64
-"""The length of a piece, the warps of its program, and the registers of a thread: few enough for programs to overlap."""
+"""The length of a piece, the warps of its program, and the registers of a thread: few, so that programs overlap."""
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LN_2: tl.constexpr = tl.constexpr(0.6931471805599453)
@@ -36,18 +37,13 @@ def stages(tensor: Tensor, number: int, last: int) -> Iterator[tuple[int, int]]:
     """The stages from 0 to ``last``, each of which needs what another program published in the one before.
 
     They are one launch where all ``number`` programs of a row surely run at a time, and may wait for each other: the
-    device starts programs in order, so that those of the first unfinished row run, or are next. Elsewhere, as in Triton's
-    interpreter, each stage is a launch of its own.
+    device starts programs in order, so that those of the first unfinished row run, or are next. Elsewhere, as in
+    Triton's interpreter, each stage is a launch of its own.
     """
-    if number == 1 or (tensor.is_cuda and number <= _processors(tensor.device)):
+    if number == 1 or (tensor.is_cuda and number <= processors(tensor)):
         yield 0, last
     else:
         yield from ((stage, stage) for stage in range(last + 1))
-
-
-@functools.cache
-def _processors(device: torch.device) -> int:
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @triton.jit

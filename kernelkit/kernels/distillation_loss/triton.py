@@ -13,7 +13,7 @@ SPECS = (
         name="triton",
         factory=f"{__name__}_kernels:distillation_loss",
         options=ChunkOptions,
-        description="As chunked, but both models' logits are read once, and the gradient is written in the head's dtype.",
+        description="As chunked, but both models' logits are read once, and written as the gradient.",
         **TRITON,
     ),
 )
