@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernelkit.kernels.custom_op import custom_op
+from kernelkit.kernels.scaled_gradient import empty_product
 from kernelkit.kernels.triton_launch import processors
 
 BLOCK, WARPS, REGISTERS = 4096, 8, 64
@@ -128,3 +130,20 @@ def cross_entropy(
     inside = (label >= 0) & (label < vocabulary)
     of_label = head_logits(product, bias, label, inside, scale, cap, BIASED, CAPPED)
     return maximum - tl.where(inside, of_label, float("nan")) + log_sum * LN_2
+
+
+@triton.jit
+def _scale(gradient, factor, scaled, size, BLOCK: tl.constexpr):
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = index < size
+    product = tl.load(gradient + index, mask=mask) * tl.load(factor)
+    tl.store(scaled + index, product.to(scaled.dtype.element_ty), mask=mask)
+
+
+@custom_op("triton_scaled_gradient", fake=empty_product)
+def scaled_gradient(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``scaled_gradient`` of the module of that name, which torch computes in twice the time for two dtypes."""
+    scaled = empty_product(gradient, factor, dtype)
+    if gradient.numel() > 0:
+        _scale[(triton.cdiv(gradient.numel(), BLOCK),)](gradient.contiguous(), factor, scaled, gradient.numel(), BLOCK)
+    return scaled

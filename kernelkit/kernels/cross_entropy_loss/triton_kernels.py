@@ -37,6 +37,7 @@ from kernelkit.kernels.triton_head import (
     head_logits,
     pieces,
     published,
+    scaled_gradient,
     softmax_of_piece,
     softmax_of_pieces,
     stages,
@@ -235,4 +236,4 @@ def _sum(
     return total, of_rows, of_weight, of_bias
 
 
-register_scaled_gradients(_sum, "cross_entropy_loss")
+register_scaled_gradients(_sum, "cross_entropy_loss", scaled_gradient)

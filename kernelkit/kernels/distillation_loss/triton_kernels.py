@@ -33,6 +33,7 @@ from kernelkit.kernels.triton_head import (
     log2,
     pieces,
     published,
+    scaled_gradient,
     softmax_of_piece,
     softmax_of_pieces,
     stages,
@@ -342,4 +343,4 @@ def _sums(
     return total, figures, of_hidden, of_weight, of_bias
 
 
-register_scaled_gradients(_sums, "distillation_loss")
+register_scaled_gradients(_sums, "distillation_loss", scaled_gradient)
