@@ -24,18 +24,17 @@ class ChunkOptions(BaseModel):
         chunk_size: tokens whose gradient is multiplied at a time. Each chunk reads and writes the whole float32
             gradient of the head once, so that large chunks are faster. The gradient of a chunk has the dtype of the
             head; its logits are float32, and exist for a quarter of the chunk at a time, but for 256 tokens at least.
-            None takes as many tokens as make two to the power of 28 logits, rounded up to a multiple of 512: 2048 for
-            a vocabulary of 152k, 8704 for one of 32k. In bfloat16 such a chunk takes 1.2 GiB of a distillation, and 0.9
-            of a cross-entropy.
+            None takes twice the hidden size, with which the gradient of a chunk takes as much memory as that of the
+            head, but 1024 tokens at least and 4096 at most.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     chunk_size: PositiveInt | None = None
 
-    def tokens(self, vocabulary: int) -> int:
-        """The size of a chunk."""
-        return self.chunk_size or 512 * math.ceil(2**28 / vocabulary / 512)
+    def tokens(self, weight: Tensor) -> int:
+        """The size of a chunk for the head ``weight`` [V, H]."""
+        return self.chunk_size or min(max(2 * weight.shape[1], 1024), 4096)
 
 
 def as_rows(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

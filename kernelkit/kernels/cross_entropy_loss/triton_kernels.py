@@ -43,6 +43,7 @@ from kernelkit.kernels.triton_head import (
     stages,
     wait,
 )
+from kernelkit.kernels.triton_launch import power_of_two
 from kernelkit.ops.distillation_loss import per_item
 from kernelkit.spec import Kernel
 
@@ -68,7 +69,7 @@ def cross_entropy_loss(options: ChunkOptions) -> Kernel:
         targets = labels.reshape(-1).to(hidden_states.device)
         head = (*as_rows(hidden_states, weight), bias)
         wanted = [torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in head]
-        chunk_size = options.tokens(weight.shape[0])
+        chunk_size = options.tokens(weight)
         total, *_ = _sum(*head, targets, softcap, float(logit_scale), ignore_index, chunk_size, wanted)
         loss = per_item(total, targets != ignore_index, num_items_in_batch)
         if not return_logits:
@@ -154,7 +155,7 @@ def _losses(
     """
     rows, vocabulary = product.shape
     number, block, options = pieces(vocabulary)
-    padded = int(triton.next_power_of_2(number))
+    padded = power_of_two(number)
     partials = product.new_empty(rows, 2, padded)
     for first, last in stages(product, number, GRADIENT.value):
         _piece[(rows * number,)](

@@ -39,6 +39,7 @@ from kernelkit.kernels.triton_head import (
     stages,
     wait,
 )
+from kernelkit.kernels.triton_launch import power_of_two
 from kernelkit.spec import Kernel
 
 
@@ -223,6 +224,15 @@ class _Loss:
     temperature: float
     shares: list[float]
 
+    @property
+    def kind(self) -> int:
+        """Which of the divergences the beta is."""
+        return {0.0: FORWARD_KL, 1.0: REVERSE_KL}.get(self.beta, JSD).value  # type: ignore[no-any-return]  # Triton has no types
+
+    def pieces(self, vocabulary: int) -> tuple[int, int, dict[str, int]]:
+        """How rows are cut."""
+        return pieces(vocabulary, halves=self.kind == JSD.value)
+
     def __call__(
         self,
         student: Tensor,
@@ -238,8 +248,8 @@ class _Loss:
         int32, and zero.
         """
         rows, vocabulary = student.shape
-        number, block, options = pieces(vocabulary)
-        padded = int(triton.next_power_of_2(number))
+        number, block, options = self.pieces(vocabulary)
+        padded = power_of_two(number)
         partials = student.new_empty(rows, 6, padded)
         for first, last in stages(student, number, (DIVERGENCE if gradient is None else GRADIENT).value):
             _piece[(rows * number,)](
@@ -265,7 +275,7 @@ class _Loss:
                 self.teacher.logit_scale,
                 self.student.softcap or 1.0,
                 self.teacher.softcap or 1.0,
-                KIND={0.0: FORWARD_KL, 1.0: REVERSE_KL}.get(self.beta, JSD).value,
+                KIND=self.kind,
                 WARM=self.temperature != 1,
                 MIXED=self.shares[1] != 0,
                 STUDENT_BIASED=self.student.bias is not None,
@@ -313,7 +323,7 @@ def _sums(
     )
     gradient = buffer(student_hidden, size, vocabulary, student.weight.dtype) if any(wanted) else None
     count = sum(positions.shape[0] for positions in chunks)
-    of_pieces = figures.new_empty(count, pieces(vocabulary)[0], 3)
+    of_pieces = figures.new_empty(count, loss.pieces(vocabulary)[0], 3)
     arrived = labels.new_zeros(count, dtype=torch.int32)
     done = 0
     # A custom operator hides nothing from autocast, which would round what is multiplied here to sixteen bits.
