@@ -80,6 +80,8 @@ class HeadGradients:
 
     def add(self, gradient: Tensor, rows: Tensor, positions: Tensor) -> None:
         """Add those of the ``rows`` [N, H] at ``positions`` [N], from the gradient of their product [N, V]."""
+        if rows.shape[0] == 0:
+            return
         if self.wanted[0]:
             self.of_hidden[positions] = mm(gradient, self.head.weight)
         if self.wanted[1]:

@@ -8,7 +8,7 @@ import torch
 from kernelkit.kernels.chunked_head import ChunkOptions, buffer, part_size, parts
 from kernelkit.registry import default_registry
 from tests.kernels.distillation_cases import CAPS, DIVERGENCES, case, kernel
-from tests.kernels.judge import DEVICES, Call, assert_as_good_as_eager, built, calls
+from tests.kernels.judge import DEVICES, Call, assert_as_good_as_eager, built, calls, strided
 
 each_device = pytest.mark.parametrize("device", DEVICES)
 
@@ -46,6 +46,17 @@ def test_both_rows_in_several_pieces_give_what_eager_gives(loss, divergence, dev
         torch.testing.assert_close(given.run(loss[0]), given.run(kernel("eager")), rtol=1e-4, atol=1e-6)
         with torch.no_grad():
             torch.testing.assert_close(tuple(given(loss[0])), tuple(given(kernel("eager"))), rtol=1e-4, atol=1e-6)
+
+
+@each_device
+@distillation
+def test_biases_and_hidden_states_of_any_strides_are_read_as_what_they_are(loss, device):
+    given = case(vocabulary=70, biased=True, dtype=torch.float32, device=device)
+    expected = tuple(given(kernel("eager")))
+    given.trained, given.teacher = (
+        {name: strided(tensor.detach()) for name, tensor in tensors.items()} for tensors in (given.trained, given.teacher)
+    )
+    torch.testing.assert_close(tuple(given(loss[0])), expected, rtol=1e-4, atol=1e-6)
 
 
 @each_device
