@@ -54,7 +54,8 @@ def test_biases_and_hidden_states_of_any_strides_are_read_as_what_they_are(loss,
     given = case(vocabulary=70, biased=True, dtype=torch.float32, device=device)
     expected = tuple(given(kernel("eager")))
     given.trained, given.teacher = (
-        {name: strided(tensor.detach()) for name, tensor in tensors.items()} for tensors in (given.trained, given.teacher)
+        {name: strided(tensor.detach()) for name, tensor in tensors.items()}
+        for tensors in (given.trained, given.teacher)
     )
     torch.testing.assert_close(tuple(given(loss[0])), expected, rtol=1e-4, atol=1e-6)
 
@@ -94,7 +95,7 @@ def test_ignored_tokens_may_outnumber_a_chunk(loss, device):
     labels = torch.randint(40, (23,), generator=generator, device=device)
     labels[4:15] = -100
     arguments = {"hidden_states": states, "weight": weight, "labels": labels, "bias": weight[:, 0].clone()}
-    assert_as_good_as_eager(kernel, spec, Call("cross_entropy_loss", arguments))
+    assert_as_good_as_eager(kernel, spec, Call(default_registry().op("cross_entropy_loss"), arguments))
 
 
 @pytest.mark.parametrize(("width", "tokens"), [(64, 1024), (1024, 2048), (1536, 3072), (8192, 4096)])
