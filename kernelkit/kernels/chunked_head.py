@@ -13,8 +13,8 @@ from kernelkit.kernels.dtypes import as_in_a_product
 from kernelkit.kernels.head import Head
 from kernelkit.kernels.matmul import add_mm_, mm
 
-PARTS = 4
-"""In how many parts the logits of a chunk are computed; see ``ChunkOptions``."""
+PARTS, SMALLEST = 4, 256
+"""In how many parts the logits of a chunk are computed, and the tokens below which a product only waits for weights."""
 
 
 class ChunkOptions(BaseModel):
@@ -23,18 +23,18 @@ class ChunkOptions(BaseModel):
     Attributes:
         chunk_size: tokens whose gradient is multiplied at a time. Each chunk reads and writes the whole float32
             gradient of the head once, so that large chunks are faster. The gradient of a chunk has the dtype of the
-            head; its logits are float32, and exist for a quarter of the chunk at a time. None takes as many tokens as
-            make two to the power of 28 logits, rounded up to a multiple of 512: 2048 for a vocabulary of 152k, 8704 for
-            one of 32k. For a distillation in bfloat16 they take 1.1 GiB together, for a cross-entropy 0.9.
+            head; its logits are float32, and exist for a quarter of the chunk at a time, but for 256 tokens at least.
+            None takes twice the hidden size, with which the gradient of a chunk takes as much memory as that of the
+            head, but 1024 tokens at least and 4096 at most.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     chunk_size: PositiveInt | None = None
 
-    def tokens(self, vocabulary: int) -> int:
-        """The size of a chunk."""
-        return self.chunk_size or 512 * math.ceil(2**28 / vocabulary / 512)
+    def tokens(self, weight: Tensor) -> int:
+        """The size of a chunk for the head ``weight`` [V, H]."""
+        return self.chunk_size or min(max(2 * weight.shape[1], 1024), 4096)
 
 
 def as_rows(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,10 +50,15 @@ def counting_chunks(labels: Tensor, ignore_index: int, chunk_size: int) -> Itera
     yield from positions.tensor_split(chunks)
 
 
-def parts(tokens: int) -> Iterator[slice]:
-    """``PARTS`` of a chunk, of one size up to rounding; fewer where there are fewer tokens."""
-    size = math.ceil(tokens / PARTS)
-    return (slice(start, min(start + size, tokens)) for start in range(0, tokens, size or 1))
+def part_size(chunk: int) -> int:
+    """Tokens of a part of a chunk."""
+    return min(chunk, max(SMALLEST, math.ceil(chunk / PARTS)))
+
+
+def parts(chunk: int) -> Iterator[slice]:
+    """The parts of a chunk of so many tokens, of one size up to the last."""
+    size = part_size(chunk)
+    return (slice(start, min(start + size, chunk)) for start in range(0, chunk, size or 1))
 
 
 def buffer(like: Tensor, tokens: int, vocabulary: int, dtype: torch.dtype) -> Tensor:
@@ -71,22 +76,21 @@ class HeadGradients:
         """Take what the gradients are written to: of at least float32, unwritten, empty where not ``wanted``."""
         self.head, self.wanted = head, wanted
         self.of_hidden, self.of_weight, self.of_bias = of_hidden.zero_(), of_weight, of_bias.zero_()
-        self.empty = True
+        self.unwritten = True
 
     def add(self, gradient: Tensor, rows: Tensor, positions: Tensor) -> None:
         """Add those of the ``rows`` [N, H] at ``positions`` [N], from the gradient of their product [N, V]."""
+        if rows.shape[0] == 0:
+            return
         if self.wanted[0]:
             self.of_hidden[positions] = mm(gradient, self.head.weight)
         if self.wanted[1]:
-            if self.empty:
-                mm(gradient.t(), rows, self.of_weight)
-            else:
-                add_mm_(self.of_weight, gradient.t(), rows)
-            self.empty = False
+            add_mm_(self.of_weight, gradient.t(), rows, unwritten=self.unwritten)
+            self.unwritten = False
         if self.wanted[2]:
             self.of_bias += gradient.sum(0, dtype=self.of_bias.dtype)
 
     def finish(self) -> None:
         """Write what no chunk has written."""
-        if self.empty:
+        if self.unwritten:
             self.of_weight.zero_()

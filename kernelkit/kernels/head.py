@@ -26,8 +26,9 @@ class Head:
     logit_scale: float
 
     def ready(self) -> Head:
-        """This head with its weight in the dtype of the product, for use on several chunks."""
-        return Head(self.weight.to(product_dtype(self.weight)), self.bias, self.softcap, self.logit_scale)
+        """This head with its weight in the dtype of the product and its bias contiguous, for use on several chunks."""
+        bias = None if self.bias is None else self.bias.contiguous()
+        return Head(self.weight.to(product_dtype(self.weight)), bias, self.softcap, self.logit_scale)
 
     def logits(self, rows: Tensor) -> Tensor:
         """[N, V] in at least float32, of ``rows`` [N, H]: a new tensor, filled in place."""

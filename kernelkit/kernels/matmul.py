@@ -24,11 +24,15 @@ def mm(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
     return torch.mm(left.to(dtype), right.to(dtype), out=out)
 
 
-def add_mm_(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """``total += left @ right`` for a ``total`` [M, N] of at least float32, and ``total``."""
+def add_mm_(total: Tensor, left: Tensor, right: Tensor, *, unwritten: bool = False) -> Tensor:
+    """``total += left @ right`` for a ``total`` [M, N] of at least float32, and ``total``.
+
+    One that is ``unwritten`` is written, and not read.
+    """
+    beta = 0 if unwritten else 1
     if _is_native(left):
-        return torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
-    return total.addmm_(left.to(total.dtype), right.to(total.dtype))
+        return torch.addmm(total, left, right, out_dtype=torch.float32, beta=beta, out=total)
+    return total.addmm_(left.to(total.dtype), right.to(total.dtype), beta=beta)
 
 
 def _is_native(tensor: Tensor) -> bool:

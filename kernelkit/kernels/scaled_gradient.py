@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,11 +12,12 @@ from torch.library import CustomOpDef  # type: ignore[attr-defined]  # documente
 from kernelkit.kernels.custom_op import custom_op
 
 
-def _empty_product(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+def empty_product(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Unwritten, of the shape of ``gradient``."""
     return gradient.new_empty(gradient.shape, dtype=dtype)
 
 
-@custom_op("scaled_gradient", fake=_empty_product)
+@custom_op("scaled_gradient", fake=empty_product)
 def scaled_gradient(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     """``gradient * factor``, rounded once to ``dtype``; ``gradient`` stays, so that a second backward finds it.
 
@@ -24,7 +26,7 @@ def scaled_gradient(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Ten
         factor: scalar tensor, what the backward is given for that sum.
         dtype: of the result, that of the tensor whose gradient it is.
     """
-    return torch.mul(gradient, factor, out=_empty_product(gradient, factor, dtype))
+    return torch.mul(gradient, factor, out=empty_product(gradient, factor, dtype))
 
 
 def refuse_create_graph(op: str) -> None:
@@ -39,13 +41,14 @@ def refuse_create_graph(op: str) -> None:
         )
 
 
-def register_scaled_gradients(operator: CustomOpDef, op: str) -> None:
+def register_scaled_gradients(operator: CustomOpDef, op: str, scaled: Callable[..., Tensor] = scaled_gradient) -> None:
     """Give ``operator`` its backward, which multiplies what the forward has computed.
 
     Args:
         operator: its first output is the loss, the only one to be differentiated. Its last three outputs are the
             gradients of its first three inputs, a head's hidden states, weight and bias.
         op: the name to refuse ``create_graph`` in.
+        scaled: an operator that does what ``scaled_gradient`` does.
     """
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -60,7 +63,7 @@ def register_scaled_gradients(operator: CustomOpDef, op: str) -> None:
             return (None,) * len(ctx.needs_input_grad)
         refuse_create_graph(op)
         saved = zip(ctx.saved_tensors, ctx.dtypes, ctx.needs_input_grad, strict=False)
-        of_inputs = [scaled_gradient(gradient, factor, dtype) if needed else None for gradient, dtype, needed in saved]
+        of_inputs = [scaled(gradient, factor, dtype) if needed else None for gradient, dtype, needed in saved]
         return *of_inputs, *[None] * (len(ctx.needs_input_grad) - 3)
 
     operator.register_autograd(differentiate, setup_context=save)

@@ -85,7 +85,7 @@ OP = Op(
     name="cross_entropy_loss",
     variants={"standard": "transformers ForCausalLMLoss"},
     protocol=CrossEntropyLoss,
-    preference=("compile", "liger", "eager"),
+    preference=("compile", "triton", "liger", "eager"),
     samples=samples,
     sized_samples=sized_samples,
 )

@@ -187,6 +187,6 @@ OP = Op(
     variants={"standard": "TRL GKDTrainer.generalized_jsd_loss; Hinton et al., arXiv:1503.02531"},
     protocol=DistillationLoss,
     default="chunked",
-    preference=("chunked", "eager", "liger"),
+    preference=("triton", "chunked", "eager", "liger"),
     sized_samples=sized_samples,
 )

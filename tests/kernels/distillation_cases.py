@@ -11,6 +11,10 @@ from torch import Tensor
 
 from kernelkit.ops.distillation_loss import DistillationOutput
 from kernelkit.registry import default_registry
+from tests.kernels.judge import INTERPRETED
+
+BY_CHUNKS = "triton" if INTERPRETED else "chunked"
+"""The kernel with gradients in the forward that is tested; test_interpreted.py runs these tests for the other one."""
 
 DIVERGENCES = (
     {"divergence": "forward_kl"},

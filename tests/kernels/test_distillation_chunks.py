@@ -1,6 +1,8 @@
-"""What the chunked distillation loss owes beyond its numbers: memory, precision, and no work for nothing."""
+"""What a distillation loss by chunks owes beyond its numbers: memory, precision, and no work for nothing."""
 
 from __future__ import annotations
+
+import importlib
 
 import pydantic
 import pytest
@@ -8,11 +10,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from kernelkit.kernels import head, matmul
+from kernelkit.kernels import chunked_head, head, matmul
 from kernelkit.kernels.distillation_loss import chunked_kernels
-from tests.kernels.distillation_cases import CAPS, DIVERGENCES, case, kernel
+from tests.kernels.distillation_cases import BY_CHUNKS, CAPS, DIVERGENCES, case, kernel
+from tests.kernels.judge import HALF
 
-TOKENS, VOCABULARY, CHUNK = 96, 400, 8
+TOKENS, VOCABULARY, CHUNK = 96, 384, 8
+
+kernels = importlib.import_module(f"kernelkit.kernels.distillation_loss.{BY_CHUNKS}_kernels")
 
 each_divergence = pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda one: "-".join(map(str, one.values())))
 
@@ -35,29 +40,30 @@ class Counted:
     def __init__(self, function):
         self.function, self.shapes = function, []
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments, **keywords):
         self.shapes.append(tuple(arguments[0].shape))
-        return self.function(*arguments)
+        return self.function(*arguments, **keywords)
 
 
 @pytest.fixture
 def products(monkeypatch):
     """The three kinds of matrix product: of the logits, and of the gradients of hidden states and weight."""
     counted = {"logits": Counted(matmul.mm), "of_hidden": Counted(matmul.mm), "of_weight": Counted(matmul.add_mm_)}
-    monkeypatch.setattr(head, "mm", counted["logits"])
-    monkeypatch.setattr(chunked_kernels, "mm", counted["of_hidden"])
-    monkeypatch.setattr(chunked_kernels, "add_mm_", counted["of_weight"])
+    of_logits, of_gradients = (kernels, chunked_head) if BY_CHUNKS == "triton" else (head, kernels)
+    monkeypatch.setattr(of_logits, "mm", counted["logits"])
+    monkeypatch.setattr(of_gradients, "mm", counted["of_hidden"])
+    monkeypatch.setattr(of_gradients, "add_mm_", counted["of_weight"])
     return counted
 
 
 @each_divergence
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
 def test_no_tensor_is_larger_than_the_logits_of_a_chunk(divergence, dtype, monkeypatch):
     # A dispatch mode does not look into an operator; the function that it was made of is open.
-    monkeypatch.setattr(chunked_kernels, "_sums", chunked_kernels._sums._init_fn)
+    monkeypatch.setattr(kernels, "_sums", kernels._sums._init_fn)
     given = case((TOKENS,), VOCABULARY, biased=True, dtype=dtype, alpha=0.5, temperature=2.0, **CAPS, **divergence)
     with LargestTensor() as seen:
-        given(kernel("chunked", chunk_size=CHUNK))
+        given(kernel(BY_CHUNKS, chunk_size=CHUNK))
     chunk, weights = CHUNK * VOCABULARY * 4, VOCABULARY * 8 * 4
     assert seen.bytes == max(chunk, weights)
     with LargestTensor() as seen:
@@ -66,8 +72,8 @@ def test_no_tensor_is_larger_than_the_logits_of_a_chunk(divergence, dtype, monke
 
 
 def test_the_backward_allocates_nothing_larger_than_the_gradients_it_returns():
-    given = case((TOKENS,), VOCABULARY, dtype=torch.bfloat16)
-    loss = given(kernel("chunked", chunk_size=CHUNK)).loss
+    given = case((TOKENS,), VOCABULARY, dtype=HALF)
+    loss = given(kernel(BY_CHUNKS, chunk_size=CHUNK)).loss
     with LargestTensor() as seen:
         loss.backward()
     assert seen.bytes == given.trained["student_weight"].nbytes
@@ -77,14 +83,14 @@ def test_positions_that_do_not_count_are_not_projected(products):
     given = case((10,))
     given.labels[:] = -100
     given.labels[2:7] = 1
-    given(kernel("chunked", chunk_size=100))
+    given(kernel(BY_CHUNKS, chunk_size=100))
     assert products["logits"].shapes == [(5, 5), (5, 8)]
 
 
 def test_chunks_have_one_size_up_to_one_row(products):
     given = case((10,))
     given.labels[:] = 1
-    given(kernel("chunked", chunk_size=4))
+    given(kernel(BY_CHUNKS, chunk_size=4))
     assert sorted(products["of_hidden"].shapes) == [(3, 19), (3, 19), (4, 19)]
 
 
@@ -92,7 +98,7 @@ def test_chunks_have_one_size_up_to_one_row(products):
 def test_what_is_frozen_costs_no_product(frozen, products):
     given = case()
     given.trained[frozen].requires_grad_(False)
-    output = given(kernel("chunked"))
+    output = given(kernel(BY_CHUNKS))
     output.loss.backward()
     assert len(products["of_weight"].shapes) == (frozen != "student_weight")
     assert len(products["of_hidden"].shapes) == (frozen != "student_hidden")
@@ -108,27 +114,27 @@ def test_without_gradients_only_the_logits_are_computed(products):
     given = case()
     expected = given(kernel("eager"))
     with torch.no_grad():
-        torch.testing.assert_close(tuple(given(kernel("chunked"))), tuple(each.detach() for each in expected))
+        torch.testing.assert_close(tuple(given(kernel(BY_CHUNKS))), tuple(each.detach() for each in expected))
     assert len(products["logits"].shapes) == 2
     assert products["of_hidden"].shapes == products["of_weight"].shapes == []
 
 
 def test_differentiating_twice_raises():
     given = case()
-    loss = given(kernel("chunked")).loss
+    loss = given(kernel(BY_CHUNKS)).loss
     with pytest.raises(RuntimeError, match="use distillation_loss: eager"):
         torch.autograd.grad(loss, given.trained["student_hidden"], create_graph=True)
 
 
 @each_divergence
 @pytest.mark.parametrize("rounds", [False, True], ids=["upcast", "rounds-like-a-gpu"])
-def test_in_bfloat16_chunks_err_hardly_more_than_eager(divergence, rounds, monkeypatch):
+def test_in_sixteen_bits_chunks_err_hardly_more_than_eager(divergence, rounds, monkeypatch):
     if rounds:
         # Where a device multiplies sixteen bits to float32, the gradient of the logits is rounded before it is used.
         monkeypatch.setattr(head, "product_dtype", lambda tensor: tensor.dtype)
-    given = case((64,), 512, (64, 96), biased=True, dtype=torch.bfloat16, temperature=2.0, alpha=0.1, **divergence)
+    given = case((64,), 512, (64, 96), biased=True, dtype=HALF, temperature=2.0, alpha=0.1, **divergence)
     truth, exact = given.to(torch.float64).run(kernel("eager"))
-    for name, loss in (("eager", kernel("eager")), ("chunked", kernel("chunked", chunk_size=24))):
+    for name, loss in (("eager", kernel("eager")), (BY_CHUNKS, kernel(BY_CHUNKS, chunk_size=24))):
         output, gradients = given.run(loss)
         assert abs(output.loss - truth.loss) < 1e-6 * truth.loss
         error = {key: ((gradients[key] - right).norm() / right.norm()).item() for key, right in exact.items()}
@@ -144,7 +150,7 @@ def test_nearly_equal_models_have_a_precise_gradient(divergence):
     given.teacher["teacher_hidden"] = given.trained["student_hidden"].detach() * nudge
     given.teacher["teacher_weight"] = given.trained["student_weight"].detach()
     truth, exact = given.to(torch.float64).run(kernel("eager"))
-    output, gradients = given.run(kernel("chunked", chunk_size=24))
+    output, gradients = given.run(kernel(BY_CHUNKS, chunk_size=24))
     assert truth.loss < 1e-3
     assert abs(output.loss - truth.loss) < 1e-2 * truth.loss
     for name, right in exact.items():
@@ -159,7 +165,7 @@ def test_distributions_without_a_common_token_stay_finite():
     given.trained["student_hidden"] = torch.eye(3)[:2].requires_grad_()
     given.teacher["teacher_hidden"] = torch.eye(3)[1:]
     for divergence in DIVERGENCES:
-        found, expected = (given.run(loss, **divergence) for loss in (kernel("chunked"), kernel("eager")))
+        found, expected = (given.run(loss, **divergence) for loss in (kernel(BY_CHUNKS), kernel("eager")))
         assert all(tensor.isfinite().all() for tensor in [*found[0], *found[1].values()])
         torch.testing.assert_close(found, expected)
 
@@ -173,19 +179,20 @@ def test_a_default_chunk_has_four_tensors_of_a_gib():
 
 def test_a_chunk_without_a_token_is_refused():
     with pytest.raises(pydantic.ValidationError, match="chunk_size"):
-        kernel("chunked", chunk_size=0)
+        kernel(BY_CHUNKS, chunk_size=0)
 
 
 @pytest.mark.gpu
 @each_divergence
-def test_on_a_gpu_chunks_are_as_precise_as_eager_and_take_four_of_their_tensors(divergence):
+@pytest.mark.parametrize("name", ["chunked", "triton"])
+def test_on_a_gpu_chunks_are_as_precise_as_eager_and_take_four_of_their_tensors(name, divergence):
     tokens, vocabulary, chunk = 4096, 32_000, 256
     given = case((tokens,), vocabulary, (256, 512), dtype=torch.bfloat16, device="cuda", **divergence)
     _, expected = given.run(kernel("eager"))
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    _, found = given.run(kernel("chunked", chunk_size=chunk))
+    _, found = given.run(kernel(name, chunk_size=chunk))
     peak = torch.cuda.max_memory_allocated() - before
     kept = sum(tensor.numel() * (4 + tensor.element_size()) for tensor in given.trained.values())
     assert peak < kept + 4.5 * chunk * vocabulary * 4

@@ -8,11 +8,23 @@ from liger_kernel.chunked_loss.jsd_loss import LigerFusedLinearJSDFunction
 from torch.nn import functional as F
 
 from kernelkit.ops.distillation_loss import samples
-from tests.kernels.distillation_cases import CAPS, DIVERGENCES, agreeing, by_hand, case, every_mix, identifier, kernel
+from tests.kernels.distillation_cases import (
+    BY_CHUNKS,
+    CAPS,
+    DIVERGENCES,
+    agreeing,
+    by_hand,
+    case,
+    every_mix,
+    identifier,
+    kernel,
+)
+from tests.kernels.judge import HALF, INTERPRETED
 
-EAGER, CHUNKED = kernel("eager"), kernel("chunked", chunk_size=3)
+EAGER, CHUNKED = kernel("eager"), kernel(BY_CHUNKS, chunk_size=3)
+KERNELS = {BY_CHUNKS: CHUNKED} if INTERPRETED else {"eager": EAGER, BY_CHUNKS: CHUNKED}
 
-each_kernel = pytest.mark.parametrize("loss", [EAGER, CHUNKED], ids=["eager", "chunked"])
+each_kernel = pytest.mark.parametrize("loss", KERNELS.values(), ids=KERNELS)
 each_divergence = pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda one: "-".join(map(str, one.values())))
 
 
@@ -38,7 +50,7 @@ def test_eager_is_the_formula(given):
 def test_chunks_of_any_size_give_what_eager_gives(given):
     expected = given.run(EAGER)
     for chunk_size in (1, 3, 100):
-        torch.testing.assert_close(given.run(kernel("chunked", chunk_size=chunk_size)), expected)
+        torch.testing.assert_close(given.run(kernel(BY_CHUNKS, chunk_size=chunk_size)), expected)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 1.0])
@@ -170,7 +182,7 @@ def test_inputs_stay_as_they_are_and_a_second_backward_gives_the_same(loss):
 
 
 @each_kernel
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", dict.fromkeys([torch.float32, HALF, torch.float16]))
 def test_losses_are_float32_and_gradients_have_the_dtype_of_their_tensors(loss, dtype):
     output, gradients = case(dtype=dtype, biased=True, alpha=0.5).run(loss)
     assert {each.dtype for each in output} == {torch.float32}

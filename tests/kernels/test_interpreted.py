@@ -15,6 +15,7 @@ import torch
 
 HERE = Path(__file__).parent
 AGREEMENT = ["test_rounding.py", "test_conformance.py"]
+LOSSES = ["test_triton_losses.py", "test_distillation_loss.py", "test_distillation_chunks.py"]
 REST = ["test_conformance.py", "test_operators.py", "test_cross_entropy.py", "test_liger.py", "test_triton.py"]
 
 
@@ -51,6 +52,12 @@ def test_kernels_agree_with_eager_in_the_interpreter():
 @pytest.mark.timeout(1500)
 def test_kernels_keep_the_rest_of_their_contracts_in_the_interpreter():
     run_interpreted(REST, "not moe and not as_good_as_eagers")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_triton_losses_keep_theirs_in_the_interpreter():
+    run_interpreted(LOSSES, "test")
 
 
 @pytest.mark.slow

@@ -19,8 +19,9 @@ EXPECTED = {
     ("swiglu_mlp", "gelu_tanh"): {"eager", "compile", "triton", "liger"},
     ("swiglu_mlp", "clamped"): {"eager", "compile", "triton"},
     ("moe_experts", "standard"): {"eager", "torch", "liger"},
-    ("cross_entropy_loss", "standard"): {"eager", "compile", "liger"},
+    ("cross_entropy_loss", "standard"): {"eager", "compile", "triton", "liger"},
     ("load_balancing_loss", "standard"): {"eager", "compile"},
+    ("distillation_loss", "standard"): {"eager", "chunked", "triton", "liger"},
 }
 
 READ_ALL = f"""

@@ -1,7 +1,7 @@
 """Language-model head and cross-entropy by chunks of tokens in Triton, with the gradients computed in the forward.
 
-Products are cuBLAS's, of sixteen bits to float32. What is elementwise is one kernel, whose programs share the rows: they
-read the logits once, exchange the softmax's statistics, and write the gradient in the dtype of the head.
+Products are cuBLAS's, of sixteen bits to float32. What is elementwise is one kernel, whose programs share the rows:
+they read the logits once, exchange the softmax's statistics, and write the gradient in the dtype of the head.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernelkit.kernels.chunked_head import ChunkOptions, HeadGradients, as_rows, buffer, counting_chunks, parts
+from kernelkit.kernels.chunked_head import (
+    ChunkOptions,
+    HeadGradients,
+    as_rows,
+    buffer,
+    counting_chunks,
+    part_size,
+    parts,
+)
 from kernelkit.kernels.cross_entropy_loss.eager import project
 from kernelkit.kernels.custom_op import custom_op
 from kernelkit.kernels.dtypes import without_autocast
@@ -29,11 +37,13 @@ from kernelkit.kernels.triton_head import (
     head_logits,
     pieces,
     published,
+    scaled_gradient,
     softmax_of_piece,
     softmax_of_pieces,
     stages,
     wait,
 )
+from kernelkit.kernels.triton_launch import power_of_two
 from kernelkit.ops.distillation_loss import per_item
 from kernelkit.spec import Kernel
 
@@ -59,7 +69,7 @@ def cross_entropy_loss(options: ChunkOptions) -> Kernel:
         targets = labels.reshape(-1).to(hidden_states.device)
         head = (*as_rows(hidden_states, weight), bias)
         wanted = [torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in head]
-        chunk_size = options.tokens(weight.shape[0])
+        chunk_size = options.tokens(weight)
         total, *_ = _sum(*head, targets, softcap, float(logit_scale), ignore_index, chunk_size, wanted)
         loss = per_item(total, targets != ignore_index, num_items_in_batch)
         if not return_logits:
@@ -96,7 +106,7 @@ def _piece(
     BLOCK: tl.constexpr,
     PIECES: tl.constexpr,
 ):
-    """A piece of a row, in the stages from FIRST to LAST: softmax statistics, and the loss with its gradient, if TRAINED.
+    """A piece of a row, in the stages from FIRST to LAST: softmax statistics; the loss, and if TRAINED its gradient.
 
     ``partials`` [N, 2, PIECES] holds what is published, maxima and sums.
     """
@@ -145,7 +155,7 @@ def _losses(
     """
     rows, vocabulary = product.shape
     number, block, options = pieces(vocabulary)
-    padded = int(triton.next_power_of_2(number))
+    padded = power_of_two(number)
     partials = product.new_empty(rows, 2, padded)
     for first, last in stages(product, number, GRADIENT.value):
         _piece[(rows * number,)](
@@ -200,8 +210,7 @@ def _sum(
     gradients = HeadGradients(head, of_rows, of_weight, of_bias, wanted)
     chunks = list(counting_chunks(labels, ignore_index, chunk_size))
     size, vocabulary = chunks[0].shape[0], weight.shape[0]
-    part = next(iter(parts(size)), slice(0, 0)).stop
-    product = buffer(rows, part, vocabulary, total.dtype)
+    product = buffer(rows, part_size(size), vocabulary, total.dtype)
     gradient = buffer(rows, size, vocabulary, head.weight.dtype) if any(wanted) else None
     count = sum(positions.shape[0] for positions in chunks)
     losses, arrived = total.new_empty(count), labels.new_zeros(count, dtype=torch.int32)
@@ -228,4 +237,4 @@ def _sum(
     return total, of_rows, of_weight, of_bias
 
 
-register_scaled_gradients(_sum, "cross_entropy_loss")
+register_scaled_gradients(_sum, "cross_entropy_loss", scaled_gradient)

@@ -28,7 +28,8 @@ from kernelkit.spec import Kernel
 def distillation_loss(options: ChunkedDistillationOptions) -> Kernel:
     """The kernel. It waits for the device once a call, to learn how many labels count."""
     return loss_by_chunks(
-        lambda *arguments: _sums(*arguments), lambda vocabulary: options.chunk_size or default_chunk_size(vocabulary)
+        lambda *arguments: _sums(*arguments),
+        lambda weight: options.chunk_size or default_chunk_size(weight.shape[0]),
     )
 
 

@@ -13,12 +13,12 @@ from kernelkit.ops.distillation_loss import DistillationOutput, Divergence, chec
 from kernelkit.spec import Kernel
 
 
-def loss_by_chunks(sums: Callable[..., tuple[Tensor, ...]], chunk_size: Callable[[int], int]) -> Kernel:
+def loss_by_chunks(sums: Callable[..., tuple[Tensor, ...]], chunk_size: Callable[[Tensor], int]) -> Kernel:
     """The kernel.
 
     Args:
         sums: the operator; returns what ``empty_output`` does.
-        chunk_size: how many tokens of a vocabulary to take at a time.
+        chunk_size: how many tokens to take at a time, for the student's weight.
     """
 
     def kernel(
@@ -60,7 +60,7 @@ def loss_by_chunks(sums: Callable[..., tuple[Tensor, ...]], chunk_size: Callable
             teacher_softcap,
             [float(student_logit_scale), float(teacher_logit_scale)],
             ignore_index,
-            chunk_size(student_weight.shape[0]),
+            chunk_size(student_weight),
             wanted,
         )
         soft, hard, same = figures.unbind()

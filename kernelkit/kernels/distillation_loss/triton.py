@@ -13,7 +13,7 @@ SPECS = (
         name="triton",
         factory=f"{__name__}_kernels:distillation_loss",
         options=ChunkOptions,
-        description="By chunks of tokens with gradients in the forward, as chunked, and two or three passes over logits.",
+        description="As chunked, but both models' logits are read once, and written as the gradient.",
         **TRITON,
     ),
 )

@@ -1,9 +1,9 @@
 """The distillation loss by chunks of tokens in Triton, with the gradients computed in the forward.
 
-Products are cuBLAS's, of sixteen bits to float32. What is elementwise is one kernel, whose programs share the rows: they
-read both models' logits once, exchange the statistics of both softmaxes, and for reverse KL and JSD the row's own
-divergence, which their gradient contains, and write the gradient in the dtype of the head. So an entry of the vocabulary
-costs 10 bytes of traffic in bfloat16, besides what the products move.
+Products are cuBLAS's, of sixteen bits to float32. What is elementwise is one kernel, whose programs share the rows:
+they read both models' logits once, exchange the statistics of both softmaxes, and for reverse KL and JSD the row's own
+divergence, which their gradient contains, and write the gradient in the dtype of the head. So an entry of the
+vocabulary costs 10 bytes of traffic in bfloat16, besides what the products move.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernelkit.kernels.chunked_head import ChunkOptions, HeadGradients, buffer, counting_chunks, parts
+from kernelkit.kernels.chunked_head import ChunkOptions, HeadGradients, buffer, counting_chunks, part_size, parts
 from kernelkit.kernels.custom_op import custom_op
 from kernelkit.kernels.distillation_loss.chunked_shared_kernels import empty_output, loss_by_chunks
 from kernelkit.kernels.dtypes import without_autocast
@@ -33,11 +33,13 @@ from kernelkit.kernels.triton_head import (
     log2,
     pieces,
     published,
+    scaled_gradient,
     softmax_of_piece,
     softmax_of_pieces,
     stages,
     wait,
 )
+from kernelkit.kernels.triton_launch import power_of_two
 from kernelkit.spec import Kernel
 
 
@@ -222,6 +224,15 @@ class _Loss:
     temperature: float
     shares: list[float]
 
+    @property
+    def kind(self) -> int:
+        """Which of the divergences the beta is."""
+        return {0.0: FORWARD_KL, 1.0: REVERSE_KL}.get(self.beta, JSD).value  # type: ignore[no-any-return]  # Triton has no types
+
+    def pieces(self, vocabulary: int) -> tuple[int, int, dict[str, int]]:
+        """How rows are cut."""
+        return pieces(vocabulary, halves=self.kind == JSD.value)
+
     def __call__(
         self,
         student: Tensor,
@@ -237,8 +248,8 @@ class _Loss:
         int32, and zero.
         """
         rows, vocabulary = student.shape
-        number, block, options = pieces(vocabulary)
-        padded = int(triton.next_power_of_2(number))
+        number, block, options = self.pieces(vocabulary)
+        padded = power_of_two(number)
         partials = student.new_empty(rows, 6, padded)
         for first, last in stages(student, number, (DIVERGENCE if gradient is None else GRADIENT).value):
             _piece[(rows * number,)](
@@ -264,7 +275,7 @@ class _Loss:
                 self.teacher.logit_scale,
                 self.student.softcap or 1.0,
                 self.teacher.softcap or 1.0,
-                KIND={0.0: FORWARD_KL, 1.0: REVERSE_KL}.get(self.beta, JSD).value,
+                KIND=self.kind,
                 WARM=self.temperature != 1,
                 MIXED=self.shares[1] != 0,
                 STUDENT_BIASED=self.student.bias is not None,
@@ -306,12 +317,13 @@ def _sums(
     gradients = HeadGradients(student, of_hidden, of_weight, of_bias, wanted)
     chunks = list(counting_chunks(labels, ignore_index, chunk_size))
     size, vocabulary = chunks[0].shape[0], student_weight.shape[0]
-    part = next(iter(parts(size)), slice(0, 0)).stop
-    of_student = buffer(student_hidden, part, vocabulary, figures.dtype)
-    of_teacher = buffer(student_hidden, part, vocabulary, torch.promote_types(teacher_weight.dtype, torch.float32))
+    of_student = buffer(student_hidden, part_size(size), vocabulary, figures.dtype)
+    of_teacher = buffer(
+        student_hidden, part_size(size), vocabulary, torch.promote_types(teacher_weight.dtype, torch.float32)
+    )
     gradient = buffer(student_hidden, size, vocabulary, student.weight.dtype) if any(wanted) else None
     count = sum(positions.shape[0] for positions in chunks)
-    of_pieces = figures.new_empty(count, pieces(vocabulary)[0], 3)
+    of_pieces = figures.new_empty(count, loss.pieces(vocabulary)[0], 3)
     arrived = labels.new_zeros(count, dtype=torch.int32)
     done = 0
     # A custom operator hides nothing from autocast, which would round what is multiplied here to sixteen bits.
@@ -341,4 +353,4 @@ def _sums(
     return total, figures, of_hidden, of_weight, of_bias
 
 
-register_scaled_gradients(_sums, "distillation_loss")
+register_scaled_gradients(_sums, "distillation_loss", scaled_gradient)

@@ -1,0 +1,119 @@
+"""The Triton losses where their rows have several pieces, and what they owe beyond their numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernelkit.kernels.chunked_head import ChunkOptions, buffer, part_size, parts
+from kernelkit.registry import default_registry
+from tests.kernels.distillation_cases import CAPS, DIVERGENCES, case, kernel
+from tests.kernels.judge import DEVICES, Call, assert_as_good_as_eager, built, calls, strided
+
+each_device = pytest.mark.parametrize("device", DEVICES)
+
+
+@pytest.fixture
+def loss(request, device, monkeypatch):
+    """The op's Triton kernel, with pieces of 32 tokens, of 16 for the JSD, and its spec."""
+    spec = default_registry().get(request.param, "standard", "triton")
+    loss = built(spec, device)
+    from kernelkit.kernels import triton_head
+
+    monkeypatch.setattr(triton_head, "BLOCK", 32)
+    return loss, spec
+
+
+each_loss = pytest.mark.parametrize("loss", ["distillation_loss", "cross_entropy_loss"], indirect=True)
+cross_entropy = pytest.mark.parametrize("loss", ["cross_entropy_loss"], indirect=True)
+distillation = pytest.mark.parametrize("loss", ["distillation_loss"], indirect=True)
+
+
+@each_device
+@cross_entropy
+def test_a_row_in_several_pieces_is_as_good_as_eagers(loss, device):
+    kernel, spec = loss
+    for call in calls(spec.op, spec.variant, torch.float32, device):
+        assert_as_good_as_eager(kernel, spec, call)
+
+
+@each_device
+@distillation
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda one: "-".join(map(str, one.values())))
+def test_both_rows_in_several_pieces_give_what_eager_gives(loss, divergence, device):
+    for mix in ({}, {"biased": True, "temperature": 2.0, "alpha": 0.3, **CAPS}):
+        given = case(vocabulary=70, dtype=torch.float32, device=device, **mix, **divergence)
+        torch.testing.assert_close(given.run(loss[0]), given.run(kernel("eager")), rtol=1e-4, atol=1e-6)
+        with torch.no_grad():
+            torch.testing.assert_close(tuple(given(loss[0])), tuple(given(kernel("eager"))), rtol=1e-4, atol=1e-6)
+
+
+@each_device
+@distillation
+def test_biases_and_hidden_states_of_any_strides_are_read_as_what_they_are(loss, device):
+    given = case(vocabulary=70, biased=True, dtype=torch.float32, device=device)
+    expected = tuple(given(kernel("eager")))
+    given.trained, given.teacher = (
+        {name: strided(tensor.detach()) for name, tensor in tensors.items()}
+        for tensors in (given.trained, given.teacher)
+    )
+    torch.testing.assert_close(tuple(given(loss[0])), expected, rtol=1e-4, atol=1e-6)
+
+
+@each_device
+@distillation
+def test_a_tie_across_pieces_counts_as_one_agreement(loss, device):
+    given = case(vocabulary=40, dtype=torch.float32, device=device)
+    for tensors in (given.trained, given.teacher):
+        for tensor in tensors.values():
+            tensor.data.fill_(1.0)
+    assert given(loss[0]).agreement == 1
+
+
+@each_device
+@each_loss
+@pytest.mark.parametrize("label", [-1, 50, 2**40])
+def test_a_label_that_is_no_token_makes_the_loss_nan_and_reads_nothing(loss, label, device):
+    kernel, spec = loss
+    if spec.op == "distillation_loss":
+        given = case(vocabulary=50, dtype=torch.float32, device=device, alpha=0.5)
+        given.labels[1] = label
+        assert given(kernel).loss.isnan()
+    else:
+        states, weight = torch.ones(3, 16, device=device), torch.ones(50, 16, device=device)
+        assert kernel(states, weight, torch.tensor([1, label, 2], device=device))[0].isnan()
+
+
+@each_device
+@cross_entropy
+def test_ignored_tokens_may_outnumber_a_chunk(loss, device):
+    spec = loss[1]
+    kernel = spec.build(ChunkOptions(chunk_size=3))
+    generator = torch.Generator(device).manual_seed(0)
+    states = torch.randn(23, 16, generator=generator, device=device)
+    weight = torch.randn(40, 16, generator=generator, device=device)
+    labels = torch.randint(40, (23,), generator=generator, device=device)
+    labels[4:15] = -100
+    arguments = {"hidden_states": states, "weight": weight, "labels": labels, "bias": weight[:, 0].clone()}
+    assert_as_good_as_eager(kernel, spec, Call(default_registry().op("cross_entropy_loss"), arguments))
+
+
+@pytest.mark.parametrize(("width", "tokens"), [(64, 1024), (1024, 2048), (1536, 3072), (8192, 4096)])
+def test_a_default_chunk_has_a_gradient_as_large_as_the_heads_or_is_cut(width, tokens):
+    weight = torch.empty(10, width)
+    assert ChunkOptions().tokens(weight) == tokens
+    assert ChunkOptions(chunk_size=5).tokens(weight) == 5
+
+
+@pytest.mark.parametrize(
+    ("tokens", "sizes"), [(0, []), (7, [7]), (400, [256, 144]), (2048, [512] * 4), (2046, [512, 512, 512, 510])]
+)
+def test_the_parts_of_a_chunk_are_at_most_four_and_not_too_small(tokens, sizes):
+    assert [part.stop - part.start for part in parts(tokens)] == sizes
+    assert part_size(tokens) == max(sizes, default=0)
+
+
+def test_rows_of_a_buffer_begin_where_wide_loads_may():
+    rows = buffer(torch.empty(0), 3, 33, torch.float16)
+    assert rows.shape == (3, 33)
+    assert rows.stride() == (64, 1)
