@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,7 @@ _VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 def shard(model: nn.Module, ranks: Ranks, device: torch.device) -> None:
     """Shard ``model`` over all ranks by FSDP2, each layer on its own, and the rest with the head as one.
 
-    The head is gathered when the model is called and stays so, because the loss reads its weight after that. Gradients
-    are summed over the ranks and not averaged: each rank's loss has the count of all ranks for divisor.
+    The head is gathered when the model is called and stays so, because the loss reads its weight after that.
     """
     mesh = init_device_mesh(device.type, (ranks.world_size,))
     # Sums of bfloat16 over many ranks would lose what one process keeps.
@@ -91,6 +90,3 @@ def shard(model: nn.Module, ranks: Ranks, device: torch.device) -> None:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     register_fsdp_forward_method(model, "teach")
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)

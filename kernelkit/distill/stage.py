@@ -62,6 +62,7 @@ def learn(
     num_targets: int,
     lr: float,
     device: torch.device,
+    world_size: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """One step of the optimizer on all ``batches`` of this rank.
 
@@ -72,6 +73,7 @@ def learn(
         num_targets: labels that count in the whole step, over all ranks.
         lr: learning rate.
         device: of the model.
+        world_size: number of ranks.
 
     Returns:
         This rank's part of the :data:`SUMMED` figures [4], and the norm of the whole gradient, on the device.
@@ -79,7 +81,8 @@ def learn(
     sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=device)
     for batch in batches:
         loss, figures = stage.loss(batch.to(device, non_blocking=True), num_targets)
-        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        # FSDP averages the gradients of the ranks, and this loss is a part of a sum over them.
+        (loss * world_size).backward()  # type: ignore[no-untyped-call]  # untyped in torch
         optimizer.accumulate()
         sums += figures
     return sums, optimizer.step(lr)

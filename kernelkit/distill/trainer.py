@@ -121,7 +121,9 @@ class Trainer:
         # Seeded anew at each step, so that a run that is resumed draws what it would have drawn.
         torch.manual_seed(_seed(self.stage.seed, self.done, self.ranks.rank))
         lr = learning_rate(self.stage.optim, self.stage.lr, self.done, self.stage.steps)
-        sums, norm = learn(self.stage, self.optimizer, step.micro_batches, step.num_targets, lr, self.device)
+        sums, norm = learn(
+            self.stage, self.optimizer, step.micro_batches, step.num_targets, lr, self.device, self.ranks.world_size
+        )
         grad_norm = norm.item()
         found = dict(zip(SUMMED, self.ranks.sum(sums).tolist(), strict=True))
         self._check_finite(found["loss"], grad_norm, step)
