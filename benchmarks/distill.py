@@ -2,8 +2,8 @@
 
 Each case runs in a process of its own: ``Distiller.fit`` for some steps on rows of 2048 random bytes, the same rows in
 every case, with AdamW and everything else that the command does; then forward and backward alone, in bfloat16. Prints,
-for each: tokens a second and peak memory of both, the peak that ``--dry-run`` predicts if asked, and how far the loss strays
-from that of the first case. On a CPU it runs small shapes, which say nothing about speed.
+for each: tokens a second and peak memory of both, the peak that ``--dry-run`` predicts if asked, and how far the loss
+strays from that of the first case. On a CPU it runs small shapes, which say nothing about speed.
 
     python benchmarks/distill.py [--steps 50] [--out FOLDER] [--predict] [--cases NAME ...]
 """

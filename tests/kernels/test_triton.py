@@ -15,7 +15,7 @@ pytestmark = pytest.mark.parametrize("device", DEVICES)
 
 def check(device, op, variant, **arguments):
     spec = default_registry().get(op, variant, "triton")
-    assert_as_good_as_eager(built(spec, device), spec, Call(op, arguments))
+    assert_as_good_as_eager(built(spec, device), spec, Call(default_registry().op(op), arguments))
 
 
 def some(device, *shape):
