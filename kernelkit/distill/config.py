@@ -162,6 +162,13 @@ class DistillConfig(Section):
         config._source = source
         return config
 
+    def __eq__(self, other: object) -> bool:
+        # Where it was read from makes no difference.
+        return isinstance(other, DistillConfig) and self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash(self.to_yaml())
+
     def error(self, problems: Sequence[Problem]) -> ValidationError:
         """``problems``, found later than reading, as one error; located where this config is from a file."""
         title = type(self).__name__

@@ -90,7 +90,10 @@ class ModelPlan:
             device=self.device,
             distilled=self.distilled,
         )
-        if training and isinstance(self.section, StudentConfig) and self.section.gradient_checkpointing:
+        return self._prepared(model)
+
+    def _prepared(self, model: CausalLM) -> CausalLM:
+        if isinstance(self.section, StudentConfig) and self.section.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         return model
 
@@ -105,7 +108,9 @@ class ModelPlan:
         container = plan.container(training=False)
         if attention is not None:
             container.override("attention", attention)
-        return build_model(self.config, container, dtype=self.dtype, device="meta", distilled=self.distilled)
+        return self._prepared(
+            build_model(self.config, container, dtype=self.dtype, device="meta", distilled=self.distilled)
+        )
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,9 @@ def _device(
     config: DistillConfig, role: Role, ranks: Ranks, hardware: Hardware | None, problems: list[Problem]
 ) -> torch.device:
     wanted: str | None = getattr(config, role).device
+    if ranks.world_size > 1 and wanted and ":" in wanted:
+        message = f"a run of {ranks.world_size} processes has an accelerator for each; name no number"
+        problems.append(Problem((role, "device"), "numbered_device", message, wanted))
     try:
         if hardware is not None:
             return torch.device(wanted or hardware.device_type)
@@ -166,9 +174,6 @@ def _device(
     except RuntimeError as error:
         problems.append(Problem((role, "device"), "no_such_device", str(error).partition("\n")[0], wanted))
         return torch.device("cpu")
-    if ranks.world_size > 1 and wanted and torch.device(wanted).index is not None:
-        message = f"a run of {ranks.world_size} processes has an accelerator for each; name no number"
-        problems.append(Problem((role, "device"), "numbered_device", message, wanted))
     return device
 
 
