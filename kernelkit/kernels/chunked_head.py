@@ -69,6 +69,13 @@ def buffer(like: Tensor, tokens: int, vocabulary: int, dtype: torch.dtype) -> Te
     return like.new_empty(tokens, 64 * math.ceil(vocabulary / 64), dtype=dtype)[:, :vocabulary]
 
 
+def buffer_bytes(weight: Tensor, tokens: int, heads: int, *, trained: bool) -> int:
+    """Bytes of the logits of a part for each of the heads and, if ``trained``, of the gradient of ``tokens``."""
+    itemsize = torch.promote_types(weight.dtype, torch.float32).itemsize
+    of_logits = heads * part_size(tokens) * itemsize
+    return int(weight.shape[0]) * (of_logits + (tokens * weight.element_size() if trained else 0))
+
+
 class HeadGradients:
     """Adds up the gradients of a head's hidden states [T, H], weight [V, H] and bias [V], chunk by chunk."""
 

@@ -18,6 +18,7 @@ from kernelkit.kernels.chunked_head import (
     HeadGradients,
     as_rows,
     buffer,
+    buffer_bytes,
     counting_chunks,
     part_size,
     parts,
@@ -192,7 +193,12 @@ def _empty_output(rows: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, T
     return rows.new_empty((), dtype=dtype), of_rows, of_weight, of_bias
 
 
-@custom_op("triton_linear_cross_entropy", fake=_empty_output)
+def _scratch(*args: Any) -> int:
+    weight, labels, chunk_size, wanted = (args[index] for index in (1, 3, 7, 8))
+    return buffer_bytes(weight, min(chunk_size, labels.numel()), heads=1, trained=any(wanted))
+
+
+@custom_op("triton_linear_cross_entropy", fake=_empty_output, scratch=_scratch)
 def _sum(
     rows: Tensor,
     weight: Tensor,

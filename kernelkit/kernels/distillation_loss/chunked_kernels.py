@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +80,15 @@ class _Loss:
         return choice, logits.log_softmax(-1)
 
 
-@custom_op("chunked_distillation_loss", fake=empty_output)
+def _scratch(*args: Any) -> int:
+    """Three tensors of a chunk's logits for a KL, four for the JSD; one more for a softcap, and one for labels."""
+    weight, labels, beta, shares, softcap, chunk_size = (args[index] for index in (1, 6, 7, 9, 10, 14))
+    tensors: int = 3 + (0 < beta < 1) + (softcap is not None) + (shares[1] != 0)
+    itemsize: int = torch.promote_types(weight.dtype, torch.float32).itemsize
+    return tensors * min(chunk_size, labels.numel()) * int(weight.shape[0]) * itemsize
+
+
+@custom_op("chunked_distillation_loss", fake=empty_output, scratch=_scratch)
 def _sums(
     student_hidden: Tensor,
     student_weight: Tensor,

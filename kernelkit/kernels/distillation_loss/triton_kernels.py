@@ -9,13 +9,22 @@ vocabulary costs 10 bytes of traffic in bfloat16, besides what the products move
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernelkit.kernels.chunked_head import ChunkOptions, HeadGradients, buffer, counting_chunks, part_size, parts
+from kernelkit.kernels.chunked_head import (
+    ChunkOptions,
+    HeadGradients,
+    buffer,
+    buffer_bytes,
+    counting_chunks,
+    part_size,
+    parts,
+)
 from kernelkit.kernels.custom_op import custom_op
 from kernelkit.kernels.distillation_loss.chunked_shared_kernels import empty_output, loss_by_chunks
 from kernelkit.kernels.dtypes import without_autocast
@@ -290,7 +299,12 @@ class _Loss:
             )
 
 
-@custom_op("triton_distillation_loss", fake=empty_output)
+def _scratch(*args: Any) -> int:
+    weight, labels, chunk_size, wanted = (args[index] for index in (1, 6, 14, 15))
+    return buffer_bytes(weight, min(chunk_size, labels.numel()), heads=2, trained=any(wanted))
+
+
+@custom_op("triton_distillation_loss", fake=empty_output, scratch=_scratch)
 def _sums(
     student_hidden: Tensor,
     student_weight: Tensor,
