@@ -86,22 +86,21 @@ def run(name: str, folder: Path, steps: int, predicting: bool) -> dict[str, Any]
     records = read_records(Path(config.output.dir) / "metrics.jsonl")
     figures = [record.figures for record in records if record.kind == "train"]
     gc.collect()
-    seconds, peak = forward_backward(distiller, config)
-    tokens = config.data.batch_size * config.data.seq_len
+    rate, peak = forward_backward(distiller, config)
     return {
         "case": name,
         "losses": [each["loss"] for each in figures],
         "command_tokens_per_second": statistics.median(each["tokens_per_second"] for each in figures[steps // 3 :]),
         "command_peak_gib": figures[-1]["peak_memory_gib"],
         "predicted_gib": predicted,
-        "tokens_per_second": tokens / seconds,
+        "tokens_per_second": rate,
         "peak_gib": peak,
         "device": torch.cuda.get_device_name() if not small else "cpu",
     }
 
 
 def forward_backward(distiller: Distiller, config: DistillConfig, repeats: int = 20) -> tuple[float, float]:
-    """Median seconds of forward and backward without an optimizer, and peak GiB."""
+    """Tokens a second of forward and backward without an optimizer, by the median, and peak GiB."""
     plan: Plan = distiller.plan
     device, student = plan.student.device, distiller.student.train()
     batch = next(plan.data.train).micro_batches[0].to(device)
@@ -121,7 +120,7 @@ def forward_backward(distiller: Distiller, config: DistillConfig, repeats: int =
         seconds.append(time.perf_counter() - began)
         student.zero_grad()
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
-    return statistics.median(seconds[repeats // 4 :]), peak
+    return batch.input_ids.numel() / statistics.median(seconds[repeats // 4 :]), peak
 
 
 def report(results: list[dict[str, Any]]) -> None:

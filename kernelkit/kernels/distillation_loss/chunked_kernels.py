@@ -85,7 +85,8 @@ def _scratch(*args: Any) -> int:
     weight, labels, beta, shares, softcap, chunk_size = (args[index] for index in (1, 6, 7, 9, 10, 14))
     tensors: int = 3 + (0 < beta < 1) + (softcap is not None) + (shares[1] != 0)
     itemsize: int = torch.promote_types(weight.dtype, torch.float32).itemsize
-    return tensors * min(chunk_size, labels.numel()) * int(weight.shape[0]) * itemsize
+    tokens: int = min(chunk_size, labels.numel())
+    return tensors * tokens * int(weight.shape[0]) * itemsize
 
 
 @custom_op("chunked_distillation_loss", fake=empty_output, scratch=_scratch)
