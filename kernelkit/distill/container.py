@@ -10,8 +10,9 @@ from rich.console import Console
 from kernelkit.distill.config import DistillConfig
 from kernelkit.distill.evaluation import Evaluation
 from kernelkit.distill.metrics import Sink
+from kernelkit.distill.model_plan import ModelPlan
 from kernelkit.distill.parallel import Ranks, shard
-from kernelkit.distill.plan import ModelPlan, Plan
+from kernelkit.distill.plan import Plan
 from kernelkit.distill.sinks import JsonLines, ProgressBar, TensorBoard
 from kernelkit.distill.teacher import Teacher
 from kernelkit.models.layers.causal_lm import CausalLM

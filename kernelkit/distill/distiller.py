@@ -17,7 +17,8 @@ from kernelkit.distill.container import DistillContainer, make_model
 from kernelkit.distill.flops import Speed, forward_flops, peak_flops
 from kernelkit.distill.folder import STAGES, RunFolder
 from kernelkit.distill.metrics import read_records
-from kernelkit.distill.plan import ModelPlan, Plan
+from kernelkit.distill.model_plan import ModelPlan
+from kernelkit.distill.plan import Plan
 from kernelkit.distill.report import RunReport, StageReport, need_report_packages, write_report
 from kernelkit.distill.sinks import FanOut
 from kernelkit.distill.stage import Stage

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kernelkit.distill.memory import Memory, predict
-from kernelkit.distill.plan import ModelPlan, Plan
+from kernelkit.distill.model_plan import ModelPlan
+from kernelkit.distill.plan import Plan
 from kernelkit.models.report import KernelReport, kernel_report
 
 

@@ -18,8 +18,9 @@ from torch.utils._pytree import tree_iter
 
 from kernelkit.distill.config import DistillConfig
 from kernelkit.distill.data.batch import Batch, BatchId
+from kernelkit.distill.model_plan import ModelPlan
 from kernelkit.distill.optimizer import MasterAdamW
-from kernelkit.distill.plan import ModelPlan, Plan
+from kernelkit.distill.plan import Plan
 from kernelkit.distill.stage import Stage, learn
 from kernelkit.distill.teacher import Teacher
 from kernelkit.kernels.custom_op import scratch_bytes

@@ -7,8 +7,7 @@ from statistics import mean, stdev
 
 import pytest
 
-from kernelkit.distill.config import DistillConfig
-from kernelkit.distill.distiller import Distiller
+from kernelkit.distill import DistillConfig, Distiller
 
 TINY = Path(__file__).parents[2] / "configs/distill/tiny.yaml"
 SEEDS = (0, 1, 2)
