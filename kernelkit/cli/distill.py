@@ -76,6 +76,8 @@ def _look_at(config: DistillConfig, hardware: str | None, ranks: int) -> None:
 
 
 def _fit(config: DistillConfig, *, resume: bool, last_good: bool, overwrite: bool) -> None:
+    from transformers.utils.logging import disable_progress_bar
+
     from kernelkit.distill.checkpoints import CheckpointError
     from kernelkit.distill.data.documents import DataError
     from kernelkit.distill.distiller import Distiller
@@ -83,6 +85,7 @@ def _fit(config: DistillConfig, *, resume: bool, last_good: bool, overwrite: boo
     from kernelkit.distill.trainer import NonFiniteLossError, StoppedError
     from kernelkit.models.report import kernel_report
 
+    disable_progress_bar()  # a run has one of its own
     try:
         distiller = Distiller(config)
         is_first = distiller.plan.ranks.is_first

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +68,8 @@ class Checkpoints:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
         self.ranks.wait()
-        write_tensors(dict(tensors), checkpoint_id=draft, no_dist=self.ranks.world_size == 1)
+        with self._alone():
+            write_tensors(dict(tensors), checkpoint_id=draft, no_dist=self.ranks.world_size == 1)
         hashes = self._gathered({path.name: _described(path) for path in self._share(draft, ".distcp")})
         if self.ranks.is_first:
             hashes |= {path.name: _described(path) for path in draft.iterdir() if path.suffix != ".distcp"}
@@ -122,7 +125,8 @@ class Checkpoints:
             CheckpointError: for tensors of other names or shapes.
         """
         try:
-            read_tensors(dict(tensors), checkpoint_id=checkpoint.path, no_dist=self.ranks.world_size == 1)
+            with self._alone():
+                read_tensors(dict(tensors), checkpoint_id=checkpoint.path, no_dist=self.ranks.world_size == 1)
         except (CheckpointException, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise CheckpointError(f"{checkpoint.path} does not fit this model: {reason}") from error
@@ -148,6 +152,14 @@ class Checkpoints:
         mine = sorted(files)[self.ranks.rank :: self.ranks.world_size]
         faults = self._gathered({name: fault for name in mine if (fault := _difference(path / name, files[name]))})
         return manifest, f"{path} is damaged: {'; '.join(faults.values())}" if faults else None
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _alone() -> Iterator[None]:
+        """Without the warning that a process without others is one."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+            yield
 
     def _share(self, folder: Path, suffix: str) -> list[Path]:
         """This rank's files: each hashes its own, which no other need have on its machine's cache."""

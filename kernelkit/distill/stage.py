@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,22 +43,32 @@ class Stage:
     steps: int
     seed: int
 
-    def loss(self, batch: Batch, num_targets: int) -> tuple[Tensor, Tensor]:
-        """This batch's part of the loss, and of the :data:`SUMMED` figures [4], detached."""
+    def loss(self, batch: Batch, num_targets: int, share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """This batch's part of the loss, and of the :data:`SUMMED` figures [4], detached.
+
+        Args:
+            batch: some rows of a step.
+            num_targets: labels that count in the whole step.
+            share: of a router's balancing loss, which is a mean: one over the number of batches in the step.
+        """
         divisor = {"num_items_in_batch": num_targets, "use_cache": False}
         if self.teacher is None:
-            loss = self.model(**batch.inputs(), **divisor).loss
-            zero = torch.zeros_like(loss)
-            return loss, torch.stack([loss, zero, loss, zero]).detach()
-        output = self.model(**batch.inputs(), teaching=self.teacher(batch), distillation=self.distillation, **divisor)
-        _, *parts = output.distillation
-        return output.loss, torch.stack([output.loss, *parts]).detach()
+            output = self.model(**batch.inputs(), **divisor)
+        else:
+            taught = {"teaching": self.teacher(batch), "distillation": self.distillation}
+            output = self.model(**batch.inputs(), **taught, **divisor)
+        loss: Tensor = output.loss
+        if getattr(output, "aux_loss", None) is not None:
+            loss = loss - (1 - share) * self.model.config.router_aux_loss_coef * output.aux_loss
+        zero = torch.zeros_like(loss)
+        parts = (zero, loss, zero) if self.teacher is None else output.distillation[1:]
+        return loss, torch.stack([loss, *parts]).detach()
 
 
 def learn(
     stage: Stage,
     optimizer: MasterAdamW,
-    batches: Iterable[Batch],
+    batches: Sequence[Batch],
     num_targets: int,
     lr: float,
     device: torch.device,
@@ -80,7 +90,7 @@ def learn(
     """
     sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=device)
     for batch in batches:
-        loss, figures = stage.loss(batch.to(device, non_blocking=True), num_targets)
+        loss, figures = stage.loss(batch.to(device, non_blocking=True), num_targets, 1 / (len(batches) * world_size))
         # FSDP averages the gradients of the ranks, and this loss is a part of a sum over them.
         (loss * world_size).backward()  # type: ignore[no-untyped-call]  # untyped in torch
         optimizer.accumulate()

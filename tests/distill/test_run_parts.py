@@ -157,3 +157,42 @@ def test_the_peak_of_a_run_on_a_gpu_is_the_one_predicted(tmp_path, loss):
     torch.cuda.reset_peak_memory_stats()
     fitted(tmp_path, **sections)
     assert torch.cuda.max_memory_allocated() == pytest.approx(predicted_peak, rel=0.15)
+
+
+PLAIN_KL = {"divergence": "forward_kl", "alpha": 0.0}
+
+
+def experts(width, **changes):
+    """A Qwen3-MoE config."""
+    routed = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "norm_topk_prob": True}
+    return {**shape(width), "model_type": "qwen3_moe", **routed, **changes}
+
+
+def test_a_mixture_of_experts_teaches_a_dense_model_and_learns_from_one(tmp_path):
+    to_dense = fitted(tmp_path, teacher={"config": experts(24), "ops": {"moe_experts": "eager"}})
+    assert {row.op for row in to_dense.report().stages[0].kernels.rows} >= {"moe_experts"}
+    routed = {"config": experts(16, output_router_logits=True), "ops": {"preset": "eager"}}
+    learnt = fitted(tmp_path, student=routed, loss={"divergence": "forward_kl", "alpha": 0.0})
+    last = [each.figures for each in read_records(tmp_path / "run/metrics.jsonl") if each.kind == "train"][-1]
+    # The balancing loss of the router is trained, and is no part of the divergence.
+    assert last["loss"] > last["divergence"] > 0
+    assert learnt.student.config.output_router_logits
+
+
+def test_a_routers_loss_counts_once_in_a_step_however_it_is_cut(tmp_path):
+    routed = {"config": experts(16, output_router_logits=True), "ops": {"preset": "eager"}}
+
+    def extra(folder, size):
+        folder.mkdir()
+        fitted(
+            folder,
+            student=routed,
+            data={"micro_batch_size": size},
+            loss={"divergence": "forward_kl"},
+            train={"steps": 1},
+        )
+        first = next(each.figures for each in read_records(folder / "run/metrics.jsonl") if each.kind == "train")
+        return first["loss"] - first["divergence"]
+
+    # It is no sum over tokens, so that it is nearly the same and not quite.
+    assert extra(tmp_path / "rows", 1) == pytest.approx(extra(tmp_path / "whole", None), rel=0.05)
