@@ -44,6 +44,11 @@ CASES: dict[str, tuple[str, str, bool]] = {
     "both triton": ("{preset: triton}", FUSED, False),
     "both compiled": ("{}", "{distillation_loss: chunked}", True),
     "both compiled, loss triton": ("{}", "{distillation_loss: triton}", True),
+    "both compiled, loss triton, attention cudnn": (
+        "{attention: {impl: sdpa, backend: cudnn}}",
+        "{attention: {impl: sdpa, backend: cudnn}, distillation_loss: triton}",
+        True,
+    ),
     "teacher compiled, student triton compiled": ("{}", FUSED, True),
 }
 """The ops of teacher and student, and whether both are compiled. Whole, the first case takes 121 GiB."""

@@ -2,14 +2,54 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kernelkit.spec import KernelSpec
+from kernelkit.spec import Kernel, KernelSpec
 
 MAX_GQA_HEAD_DIM = 256
 """Wider heads leave SDPA's fused kernels when it is asked to share keys between heads."""
+
+
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
+class SdpaOptions(BaseModel):
+    """What a config may set.
+
+    Attributes:
+        backend: which of SDPA's own kernels to use; unless given, PyTorch picks one for each call. A call that it
+            cannot serve raises; ``flash`` takes no mask of padding or of several documents in a row.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: Literal["flash", "efficient", "cudnn", "math"] | None = None
+
+
+def with_options(options: SdpaOptions) -> Kernel:
+    """The kernel; with a backend, no other one is tried."""
+    if options.backend is None:
+        return sdpa
+    backend = BACKENDS[options.backend]
+
+    @functools.wraps(sdpa)
+    def of_one_backend(*args: Tensor, **settings: float) -> tuple[Tensor, None]:
+        with sdpa_kernel(backend):
+            return sdpa(*args, **settings)  # type: ignore[arg-type]  # the keywords are of different types
+
+    return of_one_backend
 
 
 def sdpa(
@@ -58,7 +98,8 @@ SPECS = [
         op="attention",
         variant=variant,
         name="sdpa",
-        factory="kernelkit.kernels.attention.sdpa:sdpa",
+        factory="kernelkit.kernels.attention.sdpa:with_options",
+        options=SdpaOptions,
         # On a GPU the backwards of its flash and memory-efficient kernels add up in no fixed order.
         deterministic=False,
         traits={"mask": "bool"},
