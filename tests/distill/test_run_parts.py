@@ -139,6 +139,17 @@ def test_more_rows_and_logits_kept_whole_cost_memory_and_checkpointing_saves_it(
     assert peak({"distillation_loss": "chunked"}, gradient_checkpointing=True) < plain
 
 
+@pytest.mark.slow
+def test_what_is_compiled_keeps_what_fused_kernels_keep(tmp_path):
+    def peak(**changes):
+        rows = {"seq_len": 512, "batch_size": 8}
+        student = {"config": shape(64, num_attention_heads=16, num_hidden_layers=4), "ops": {}, **changes}
+        return predicted(tmp_path, student=student, data=rows, teacher={"config": shape(8)}).peak
+
+    # The matrix products and the attention ask for the same tensors, whoever fuses what is between them.
+    assert peak(compile=True) == pytest.approx(peak(ops={"preset": "triton"}), rel=0.05)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("loss", ["eager", "chunked", "triton"])
 def test_the_peak_of_a_run_on_a_gpu_is_the_one_predicted(tmp_path, loss):
