@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from dependency_injector import providers
 
 from kernelkit.distill.checkpoints import Checkpoints
 from kernelkit.distill.config import DistillConfig
@@ -46,7 +47,7 @@ class Distiller:
     def __init__(self, config: DistillConfig, container: DistillContainer | None = None) -> None:
         need_report_packages()
         self.config = config
-        self.container: Any = container or DistillContainer(config=config)
+        self.container: Any = container or DistillContainer(config=providers.Object(config))
         self._student: CausalLM | None = None
         self._teacher: Teacher | None = None
         self._begin: dict[str, Any] | None = None
