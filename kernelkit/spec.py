@@ -6,7 +6,7 @@ import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, field_validator
@@ -21,6 +21,18 @@ Kernel = Callable[..., Any]
 
 Samples = Iterator[tuple[tuple[Any, ...], dict[str, Any]]]
 """Calls to judge a kernel by: positional and keyword arguments."""
+
+
+class Cost(NamedTuple):
+    """The least that a call takes, whatever computes it: the floor under a benchmark.
+
+    Attributes:
+        bytes: read from and written to memory, each tensor once in each direction.
+        flops: of the products of matrices.
+    """
+
+    bytes: int
+    flops: int = 0
 
 
 def _declared_at() -> str:
@@ -41,9 +53,13 @@ class Op:
         parts: ops that its eager kernel is composed of, and calls as the model has bound them; the others compute them.
         traits: a pydantic model of further facts that each kernel of this op must state about itself.
         samples: ``samples(variant, dtype, device, generator)`` yields calls to judge a kernel by.
-        sized_samples: ``sized_samples(variant, sizes, dtype, device, generator)`` yields calls of few rows in a model's
-            own sizes, for ``verify: bind``. Without it ``samples`` serves there too.
+        sized_samples: ``sized_samples(variant, sizes, dtype, device, generator)`` yields calls in a model's own sizes,
+            of few rows for ``verify: bind``. Without it ``samples`` serves there too.
         on_samples: ``on_samples(kernel, traits)`` is the kernel as samples call it, where models call it otherwise.
+        cost: ``cost(arguments, backward)`` is the :class:`Cost` of a call with these arguments, by name; with
+            ``backward``, of the call and its gradients together.
+        benchmarks: the sizes that a benchmark gives to ``sized_samples``, together with ``batch`` and ``length`` for
+            the rows of each.
         location: file and line of the declaration; filled in by itself.
     """
 
@@ -58,11 +74,14 @@ class Op:
     samples: Callable[..., Samples] | None = None
     sized_samples: Callable[..., Samples] | None = None
     on_samples: Callable[[Kernel, Mapping[str, Any]], Kernel] | None = None
+    cost: Callable[[Mapping[str, Any], bool], Cost] | None = None
+    benchmarks: tuple[Mapping[str, Any], ...] = ()
     location: str = field(default_factory=_declared_at, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("variants", "variant_defaults"):
             object.__setattr__(self, name, FrozenDict(getattr(self, name)))
+        object.__setattr__(self, "benchmarks", tuple(map(FrozenDict, self.benchmarks)))
 
     @property
     def description(self) -> str:

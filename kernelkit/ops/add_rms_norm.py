@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from kernelkit.ops.cost import memory, rows
 from kernelkit.ops.norms import Norm, SampleNorm
-from kernelkit.spec import Op, Samples
+from kernelkit.spec import Cost, Op, Samples
 
 
 class AddRMSNorm(Protocol):
@@ -49,7 +50,7 @@ def sized_samples(
     variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
 ) -> Samples:
     """64 rows of ``hidden_size``."""
-    shape = (2, 32, sizes["hidden_size"])
+    shape = (*rows(sizes), sizes["hidden_size"])
     states, residual = (torch.randn(shape, generator=generator, device=device).to(dtype) for _ in range(2))
     yield (states, residual, _norm(variant, states, generator)), {}
 
@@ -57,6 +58,11 @@ def sized_samples(
 def _norm(variant: str, states: Tensor, generator: torch.Generator) -> SampleNorm:
     weight = torch.randn(states.shape[-1], generator=generator, device=states.device)
     return SampleNorm(weight.to(states.dtype), 1e-6, variant)
+
+
+def cost(arguments: Mapping[str, Any], backward: bool) -> Cost:
+    """Forward reads two tensors and writes two; backward reads both gradients and the sum, and writes one for both."""
+    return Cost((8 if backward else 4) * memory(arguments["hidden_states"]))
 
 
 OP = Op(
@@ -71,4 +77,6 @@ OP = Op(
     parts=("rms_norm",),
     samples=samples,
     sized_samples=sized_samples,
+    cost=cost,
+    benchmarks=({"batch": 4, "length": 4096, "hidden_size": 4096},),
 )

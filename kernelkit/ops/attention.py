@@ -10,8 +10,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from kernelkit.ops.cost import memory, rows
 from kernelkit.ops.masks import MaskKind, Visibility, build_mask, document_ids
-from kernelkit.spec import Kernel, Op, Samples
+from kernelkit.spec import Cost, Kernel, Op, Samples
 
 
 class Attention(Protocol):
@@ -115,16 +116,36 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
 def sized_samples(
     variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
 ) -> Samples:
-    """64 positions of two rows, ``heads`` over ``kv_heads`` with ``head_dim`` channels."""
+    """64 positions of two rows, ``heads`` over ``kv_heads`` with ``head_dim`` channels; a window of a quarter."""
     heads, kv_heads, dim = sizes["heads"], sizes["kv_heads"], sizes["head_dim"]
+    batch, length = rows(sizes)
     tensors = (
-        torch.randn(2, 32, count, dim, generator=generator, device=device).to(dtype).transpose(1, 2)
+        torch.randn(batch, length, count, dim, generator=generator, device=device).to(dtype).transpose(1, 2)
         for count in (heads, kv_heads, kv_heads)
     )
-    keywords: dict[str, Any] = {"sliding_window": 8} if variant == "sliding_window" else {}
+    keywords: dict[str, Any] = {"sliding_window": length // 4} if variant == "sliding_window" else {}
     softcap = {"softcap": 50.0} if variant == "softcap" else {}
-    visibility = Visibility(2, 32, 32, dtype=dtype, device=device)
+    visibility = Visibility(batch, length, length, dtype=dtype, device=device)
     yield (*tensors, visibility), {"scaling": dim**-0.5, **keywords, **softcap}
+
+
+def cost(arguments: Mapping[str, Any], backward: bool) -> Cost:
+    """Two products over the pairs that causality and the window leave, and five in backward, which has no scores.
+
+    Forward reads three tensors and writes one; backward reads these and a gradient, and writes gradients.
+    """
+    query, key, value = (arguments[name] for name in ("query", "key", "value"))
+    output = memory(query) * value.shape[-1] // query.shape[-1]
+    pairs = _visible_pairs(query.shape[2], key.shape[2], arguments.get("sliding_window"))
+    flops = query.shape[0] * query.shape[1] * pairs * (query.shape[-1] + value.shape[-1]) * 2
+    inputs = memory(query, key, value)
+    return Cost(3 * (inputs + output) if backward else inputs + output, flops * 7 // 2 if backward else flops)
+
+
+def _visible_pairs(queries: int, keys: int, window: int | None) -> int:
+    """Of a query and a key, where the last query sees the last key and nothing is padding."""
+    seen = range(keys - queries + 1, keys + 1)
+    return sum(min(count, window or count) for count in seen)
 
 
 OP = Op(
@@ -142,4 +163,6 @@ OP = Op(
     samples=samples,
     sized_samples=sized_samples,
     on_samples=on_samples,
+    cost=cost,
+    benchmarks=({"batch": 8, "length": 2048, "heads": 16, "kv_heads": 8, "head_dim": 128},),
 )

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from kernelkit.spec import Op, Samples
+from kernelkit.ops.cost import memory, rows
+from kernelkit.spec import Cost, Op, Samples
 
 
 class CrossEntropyLoss(Protocol):
@@ -73,12 +74,19 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
 def sized_samples(
     variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
 ) -> Samples:
-    """64 positions of ``hidden_size``, every third of them ignored, and ``vocab_size`` tokens."""
+    """64 positions of ``hidden_size``, one of ``ignored_every`` three of them ignored, and ``vocab_size`` tokens."""
     vocabulary, hidden = sizes["vocab_size"], sizes["hidden_size"]
-    labels = torch.randint(vocabulary, (2, 32), generator=generator, device=device)
-    labels.view(-1)[::3] = -100
+    labels = torch.randint(vocabulary, rows(sizes), generator=generator, device=device)
+    labels.view(-1)[:: sizes.get("ignored_every", 3)] = -100
     weight = (torch.randn(vocabulary, hidden, generator=generator, device=device) * hidden**-0.5).to(dtype)
-    yield (torch.randn(2, 32, hidden, generator=generator, device=device).to(dtype), weight, labels), {}
+    yield (torch.randn(*rows(sizes), hidden, generator=generator, device=device).to(dtype), weight, labels), {}
+
+
+def cost(arguments: Mapping[str, Any], backward: bool) -> Cost:
+    """The logits are one product, and backward two more; all positions count. Logits need not be in memory."""
+    states, weight = arguments["hidden_states"], arguments["weight"]
+    flops = 2 * states.numel() * weight.shape[0]
+    return Cost((2 if backward else 1) * memory(states, weight), (3 if backward else 1) * flops)
 
 
 OP = Op(
@@ -88,4 +96,9 @@ OP = Op(
     preference=("compile", "triton", "liger", "eager"),
     samples=samples,
     sized_samples=sized_samples,
+    cost=cost,
+    benchmarks=(
+        {"batch": 8, "length": 2048, "hidden_size": 4096, "vocab_size": 151_936, "ignored_every": 2048},
+        {"batch": 8, "length": 2048, "hidden_size": 1024, "vocab_size": 151_936, "ignored_every": 2048},
+    ),
 )

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from kernelkit.errors import unknown
-from kernelkit.spec import Op, Samples
+from kernelkit.ops.cost import memory, rows
+from kernelkit.spec import Cost, Op, Samples
 
 Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
 
@@ -169,17 +170,26 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
 
 
 def sized_samples(
-    variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
+    variant: str, sizes: Mapping[str, Any], dtype: torch.dtype, device: torch.device, generator: torch.Generator
 ) -> Samples:
-    """64 positions of ``hidden_size`` for both, every third of them ignored, and ``vocab_size`` tokens."""
-    vocabulary, width = sizes["vocab_size"], sizes["hidden_size"]
-    labels = torch.randint(vocabulary, (2, 32), generator=generator, device=device)
-    labels.view(-1)[::3] = -100
+    """64 positions of ``hidden_size``, and ``teacher_hidden_size`` if it differs; labels as in cross_entropy_loss."""
+    vocabulary, students = sizes["vocab_size"], sizes["hidden_size"]
+    labels = torch.randint(vocabulary, rows(sizes), generator=generator, device=device)
+    labels.view(-1)[:: sizes.get("ignored_every", 3)] = -100
     heads = []
-    for _ in range(2):
+    for width in (students, sizes.get("teacher_hidden_size", students)):
         weight = (torch.randn(vocabulary, width, generator=generator, device=device) * width**-0.5).to(dtype)
-        heads += [torch.randn(2, 32, width, generator=generator, device=device).to(dtype), weight]
-    yield (*heads, labels), {}
+        heads += [torch.randn(*rows(sizes), width, generator=generator, device=device).to(dtype), weight]
+    yield (*heads, labels), {"divergence": sizes.get("divergence", "forward_kl")}
+
+
+def cost(arguments: Mapping[str, Any], backward: bool) -> Cost:
+    """One product for the logits of each model, and two for the student's gradients; logits need not be in memory."""
+    student = arguments["student_hidden"], arguments["student_weight"]
+    teacher = arguments["teacher_hidden"], arguments["teacher_weight"]
+    students, teachers = (2 * hidden.numel() * weight.shape[0] for hidden, weight in (student, teacher))
+    moved = (2 if backward else 1) * memory(*student) + memory(*teacher)
+    return Cost(moved, (3 if backward else 1) * students + teachers)
 
 
 OP = Op(
@@ -189,4 +199,10 @@ OP = Op(
     default="chunked",
     preference=("triton", "chunked", "eager", "liger"),
     sized_samples=sized_samples,
+    cost=cost,
+    benchmarks=tuple(
+        {"batch": 4, "length": 2048, "hidden_size": 1024, "teacher_hidden_size": 2048, "vocab_size": 151_936}
+        | {"ignored_every": 2048, "divergence": divergence}
+        for divergence in ("forward_kl", "jsd")
+    ),
 )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from kernelkit.spec import Op, Samples
+from kernelkit.ops.cost import memory, rows
+from kernelkit.spec import Cost, Op, Samples
 
 
 class LoadBalancingLoss(Protocol):
@@ -46,10 +48,17 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
 def sized_samples(
     variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
 ) -> Samples:
-    """64 tokens in two layers, ``top_k`` of ``experts``."""
-    shape = (64, sizes["experts"])
-    logits = tuple(torch.randn(shape, generator=generator, device=device).to(dtype) for _ in range(2))
+    """64 tokens in each of two ``layers``, ``top_k`` of ``experts``."""
+    shape = (math.prod(rows(sizes)), sizes["experts"])
+    logits = tuple(
+        torch.randn(shape, generator=generator, device=device).to(dtype) for _ in range(sizes.get("layers", 2))
+    )
     yield (logits, sizes["experts"], sizes["top_k"]), {}
+
+
+def cost(arguments: Mapping[str, Any], backward: bool) -> Cost:
+    """Forward reads the logits; backward reads them again and writes their gradient."""
+    return Cost((3 if backward else 1) * memory(*arguments["router_logits"]))
 
 
 OP = Op(
@@ -59,4 +68,6 @@ OP = Op(
     preference=("compile", "eager"),
     samples=samples,
     sized_samples=sized_samples,
+    cost=cost,
+    benchmarks=({"batch": 4, "length": 4096, "layers": 8, "experts": 128, "top_k": 8},),
 )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from kernelkit.spec import Op, Samples
+from kernelkit.ops.cost import memory, rows
+from kernelkit.spec import Cost, Op, Samples
 
 
 class MoEExperts(Protocol):
@@ -56,7 +58,7 @@ def sized_samples(
 ) -> Samples:
     """64 tokens of ``hidden_size``, each to ``top_k`` of ``experts`` of ``intermediate_size``."""
     hidden, width = sizes["hidden_size"], sizes["intermediate_size"]
-    yield _call(64, hidden, width, sizes["experts"], sizes["top_k"], dtype, device, generator), {}
+    yield _call(math.prod(rows(sizes)), hidden, width, sizes["experts"], sizes["top_k"], dtype, device, generator), {}
 
 
 def _call(
@@ -79,6 +81,17 @@ def _call(
     )
 
 
+def cost(arguments: Mapping[str, Any], backward: bool) -> Cost:
+    """Each choice of a token is multiplied by three matrices [I, H]; backward makes two such products for each.
+
+    Forward reads weights and tokens and writes tokens; backward reads the same and a gradient, and writes gradients.
+    """
+    tokens, weights = arguments["hidden_states"], (arguments["gate_up_proj"], arguments["down_proj"])
+    flops = 2 * arguments["top_k_index"].numel() * sum(weight[0].numel() for weight in weights)
+    moved = (5 if backward else 2) * memory(tokens) + (3 if backward else 1) * memory(*weights)
+    return Cost(moved, (3 if backward else 1) * flops)
+
+
 OP = Op(
     name="moe_experts",
     variants={"standard": "transformers Qwen3MoeExperts, MixtralExperts"},
@@ -87,4 +100,9 @@ OP = Op(
     preference=("torch", "liger", "eager"),
     samples=samples,
     sized_samples=sized_samples,
+    cost=cost,
+    benchmarks=(
+        {"batch": 4, "length": 4096, "hidden_size": 2048, "intermediate_size": 768, "experts": 128, "top_k": 8},
+        {"batch": 4, "length": 4096, "hidden_size": 4096, "intermediate_size": 1536, "experts": 64, "top_k": 4},
+    ),
 )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from kernelkit.ops import rotary_pos_emb
+from kernelkit.ops.cost import memory
 from kernelkit.ops.norms import Norm, SampleNorm
-from kernelkit.spec import Kernel, Op, Samples
+from kernelkit.spec import Cost, Kernel, Op, Samples
 
 
 class QKNormRope(Protocol):
@@ -76,6 +77,11 @@ def rotated(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tenso
     return turned(query), turned(key)
 
 
+def cost(arguments: Mapping[str, Any], backward: bool) -> Cost:
+    """Forward reads and writes query and key; backward reads them and their gradients, and writes gradients."""
+    return Cost((5 if backward else 2) * memory(arguments["query"], arguments["key"]))
+
+
 OP = Op(
     name="qk_norm_rope",
     variants={"standard": "transformers Qwen3Attention, between the projections and the attention"},
@@ -84,4 +90,6 @@ OP = Op(
     parts=("rms_norm", "rotary_pos_emb"),
     samples=samples,
     sized_samples=sized_samples,
+    cost=cost,
+    benchmarks=({"batch": 4, "length": 4096, "heads": 32, "kv_heads": 8, "head_dim": 128},),
 )

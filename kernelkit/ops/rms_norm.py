@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from kernelkit.spec import Op, Samples
+from kernelkit.ops.cost import memory, rows
+from kernelkit.spec import Cost, Op, Samples
 
 
 class RMSNorm(Protocol):
@@ -46,12 +47,18 @@ def sized_samples(
     variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
 ) -> Samples:
     """64 rows of ``hidden_size``."""
-    yield _call(torch.randn(2, 32, sizes["hidden_size"], generator=generator, device=device).to(dtype), generator)
+    shape = (*rows(sizes), sizes["hidden_size"])
+    yield _call(torch.randn(shape, generator=generator, device=device).to(dtype), generator)
 
 
 def _call(hidden_states: Tensor, generator: torch.Generator) -> tuple[tuple[Tensor, Tensor, float], dict[str, object]]:
     weight = torch.randn(hidden_states.shape[-1], generator=generator, device=hidden_states.device)
     return (hidden_states, weight.to(hidden_states.dtype), 1e-6), {}
+
+
+def cost(arguments: Mapping[str, Any], backward: bool) -> Cost:
+    """Forward reads and writes the states; backward reads them and a gradient, and writes one."""
+    return Cost((5 if backward else 2) * memory(arguments["hidden_states"]))
 
 
 OP = Op(
@@ -65,4 +72,9 @@ OP = Op(
     preference=("triton", "compile", "torch", "liger", "eager"),
     samples=samples,
     sized_samples=sized_samples,
+    cost=cost,
+    benchmarks=(
+        {"batch": 4, "length": 4096, "hidden_size": 4096},
+        {"batch": 128, "length": 4096, "hidden_size": 128},
+    ),
 )

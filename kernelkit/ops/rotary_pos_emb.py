@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from kernelkit.spec import Op, Samples
+from kernelkit.ops.cost import memory, rows
+from kernelkit.spec import Cost, Op, Samples
 
 
 class RotaryPosEmb(Protocol):
@@ -54,7 +55,7 @@ def sized_samples(
     """64 positions of ``heads`` and ``kv_heads`` with ``head_dim`` channels, of which ``rotary_dim`` are rotated."""
     dim = sizes["head_dim"]
     rotated = sizes.get("rotary_dim", dim if variant == "full" else dim // 2)
-    yield _call((2, 32), (sizes["heads"], sizes["kv_heads"]), dim, 1, rotated, dtype, device, generator)
+    yield _call(rows(sizes), (sizes["heads"], sizes["kv_heads"]), dim, 1, rotated, dtype, device, generator)
 
 
 def _call(
@@ -76,6 +77,11 @@ def _call(
     return (query, key, angles.cos().to(dtype), angles.sin().to(dtype)), {}
 
 
+def cost(arguments: Mapping[str, Any], backward: bool) -> Cost:
+    """Each direction reads and writes query and key, or their gradients."""
+    return Cost((4 if backward else 2) * memory(arguments["query"], arguments["key"]))
+
+
 OP = Op(
     name="rotary_pos_emb",
     variants={
@@ -87,4 +93,6 @@ OP = Op(
     preference=("triton", "compile", "liger", "eager"),
     samples=samples,
     sized_samples=sized_samples,
+    cost=cost,
+    benchmarks=({"batch": 4, "length": 4096, "heads": 32, "kv_heads": 8, "head_dim": 128},),
 )

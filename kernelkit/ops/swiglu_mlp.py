@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from kernelkit.spec import Op, Samples
+from kernelkit.ops.cost import memory, rows
+from kernelkit.spec import Cost, Op, Samples
 
 
 class SwiGLUMLP(Protocol):
@@ -46,9 +47,14 @@ def sized_samples(
     variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
 ) -> Samples:
     """64 rows of ``intermediate_size``."""
-    shape = (2, 32, sizes["intermediate_size"])
+    shape = (*rows(sizes), sizes["intermediate_size"])
     gate, up = (torch.randn(shape, generator=generator, device=device).to(dtype) * 3 for _ in range(2))
     yield (gate, up), {}
+
+
+def cost(arguments: Mapping[str, Any], backward: bool) -> Cost:
+    """Forward reads two tensors and writes one; backward reads three and writes two."""
+    return Cost((8 if backward else 3) * memory(arguments["gate"]))
 
 
 OP = Op(
@@ -62,4 +68,6 @@ OP = Op(
     preference=("triton", "compile", "liger", "eager"),
     samples=samples,
     sized_samples=sized_samples,
+    cost=cost,
+    benchmarks=({"batch": 4, "length": 4096, "intermediate_size": 12288},),
 )
