@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import kernelkit
+from kernelkit.cli.bench import bench
 from kernelkit.cli.distill import distill
 from kernelkit.cli.env import env
 from kernelkit.cli.explain import explain
@@ -25,6 +26,7 @@ app.command("list")(list_kernels)
 app.command("explain")(explain)
 app.command("validate")(validate)
 app.command("distill")(distill)
+app.command("bench")(bench)
 app.command("schema")(schema)
 app.command("env")(env)
 

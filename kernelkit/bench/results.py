@@ -1,0 +1,124 @@
+"""The measurements of a real run as a document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from kernelkit.bench.charts import draw
+from kernelkit.bench.records import Record, Run, read, write
+from kernelkit.bench.step_cases import STEP
+from kernelkit.distill.atomic import replace_text
+
+INTRODUCTION = """# Results
+
+Written by `kernelkit bench`; do not edit. Forward, and forward with backward, in bfloat16 on random data. Times are of
+the device alone, by replays of a CUDA graph, or where that cannot be, marked *, by events around calls in a row. Inputs
+are not in its cache. The floor is what a call must move or multiply, at the rates of a plain copy and of one large
+product in the same run. Peak is memory over the inputs and the returned gradients; of whole steps it is all memory.
+"""
+
+_NOTHING = Record(op="", variant="", impl="", shape="", passes="fwd", gpu="", versions={}, run="")
+
+Column = tuple[str, Callable[[Record | None, Record | None], str]]
+
+
+def publish(folder: Path, run: Run, records: Sequence[Record]) -> Path:
+    """Take ``records`` of a run on a GPU into ``folder``: ``results/<gpu>.json``, charts, and ``RESULTS.md``.
+
+    They replace all earlier ones of the same ops on the same device, since only what was measured together compares.
+
+    Returns:
+        The document, which shows every file in ``results``.
+
+    Raises:
+        ValueError: for records that no GPU made.
+    """
+    if any(record.gpu == "cpu" for record in records):
+        raise ValueError("a CPU runs small shapes, which say nothing of speed: results are published from a GPU alone")
+    path = folder / "results" / f"{run.slug}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    measured = {(record.op, record.variant) for record in records}
+    kept = [each for each in read(path) if (each.op, each.variant) not in measured] if path.exists() else []
+    write(path, sorted([*kept, *records], key=lambda record: record.op == STEP))
+    charts = folder / "results" / run.slug
+    charts.mkdir(exist_ok=True)
+    draw(charts, read(path))
+    document = folder / "RESULTS.md"
+    replace_text(document, render({each.stem: read(each) for each in sorted(path.parent.glob("*.json"))}))
+    return document
+
+
+def render(results: dict[str, Sequence[Record]]) -> str:
+    """``RESULTS.md`` of the records of each device, by the name of its file."""
+    parts = [INTRODUCTION]
+    for slug, records in results.items():
+        if records:
+            parts += [f"## {records[0].gpu}\n", *_device(slug, records)]
+    return "\n".join(parts)
+
+
+def _device(slug: str, records: Sequence[Record]) -> Iterator[str]:
+    for op in dict.fromkeys(record.op for record in records):
+        mine = [record for record in records if record.op == op]
+        yield f"### {'Whole steps' if op == STEP else f'`{op}`'}\n"
+        # Ops may come from different runs; those of one op never do.
+        for run, versions in {each.run: each.versions for each in mine}.items():
+            yield f"Run {run}: {', '.join(f'{name} {version}' for name, version in versions.items())}.\n"
+        if any(record.ms for record in mine):
+            yield f"![{op}](results/{slug}/{op}.png)\n"
+        for variant, shape in dict.fromkeys((record.variant, record.shape) for record in mine):
+            rows = [record for record in mine if (record.variant, record.shape) == (variant, shape)]
+            yield f"{variant}, {shape}:\n"
+            yield _table(rows, _STEPS if op == STEP else _KERNELS)
+            yield from (f"- `{row.impl}`, {row.passes}: {row.error}" for row in rows if row.error)
+            yield ""
+
+
+def _table(records: Iterable[Record], columns: Sequence[Column]) -> str:
+    """A row for each implementation."""
+    found: dict[str, dict[str, Record]] = {}
+    for record in records:
+        found.setdefault(record.impl, {})[record.passes] = record
+    heading = ["", *(name for name, _ in columns)]
+    lines = [heading, ["---"] * len(heading)]
+    for impl, passes in found.items():
+        lines.append([impl, *(cell(passes.get("fwd"), passes.get("fwd+bwd")) for _, cell in columns)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _ms(record: Record | None) -> str:
+    if record is None or record.ms is None:
+        return "-"
+    return f"{record.ms:.4g}{'*' if record.how == 'events' else ''}"
+
+
+def _of_floor(record: Record | None) -> str:
+    return "-" if record is None or record.of_floor is None else f"{record.of_floor:.0%}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _achieved(record: Record | None) -> str:
+    """The rate that the floor is about: of products where there are any."""
+    if record is None or record.tb_per_s is None or record.tflop_per_s is None:
+        return "-"
+    return f"{record.tflop_per_s:.0f} TFLOP/s" if record.tflop_per_s else f"{record.tb_per_s:.2f} TB/s"
+
+
+_KERNELS: tuple[Column, ...] = (
+    ("fwd ms", lambda fwd, both: _ms(fwd)),
+    ("of floor", lambda fwd, both: _of_floor(fwd)),
+    ("fwd+bwd ms", lambda fwd, both: _ms(both)),
+    ("of floor", lambda fwd, both: _of_floor(both)),
+    ("achieved", lambda fwd, both: _achieved(both or fwd)),
+    ("peak MiB", lambda fwd, both: _number((both or fwd or _NOTHING).peak_mib)),
+)
+_STEPS: tuple[Column, ...] = (
+    ("tokens/s", lambda fwd, both: _number((both or _NOTHING).tokens_per_s)),
+    ("ms", lambda fwd, both: _ms(both)),
+    ("peak MiB", lambda fwd, both: _number((both or _NOTHING).peak_mib)),
+    ("loss", lambda fwd, both: "-" if both is None or both.loss is None else f"{both.loss:.4f}"),
+)

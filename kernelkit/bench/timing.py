@@ -1,0 +1,159 @@
+"""How a call is timed: the device's work alone, and nothing that the call before left in the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import signal
+import statistics
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+Calls = Sequence[Callable[[], Any]]
+"""The same computation on different inputs, which do not fit into the cache together. What each returns is dropped."""
+
+How = Literal["graph", "events", "clock"]
+
+BUDGET, FEWEST, MOST = 0.4, 3, 100
+"""Seconds that are spent on the repeats of one measurement, and how many there are at least and at most."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one computation takes.
+
+    Attributes:
+        ms: of one call, the median of the repeats.
+        how: ``graph``: replays of a CUDA graph, so that only the device counts; ``events``: the stream's clock around
+            many calls in a row, for what cannot be captured; ``clock``: the wall clock, on a CPU.
+    """
+
+    ms: float
+    how: How
+
+
+def timed(calls: Calls, device: torch.device, *, budget: float = BUDGET) -> Timing:
+    """Time of a single call, after a warm-up of two rounds.
+
+    A round makes each of ``calls`` once.
+    """
+    for _ in range(2):
+        _round(calls)
+    if device.type != "cuda":
+        return Timing(_median(lambda: _round(calls), _on_clock, budget) / len(calls), "clock")
+    torch.cuda.synchronize()
+    graph = _captured(calls)
+    if graph is not None:
+        return Timing(_median(graph.replay, _on_stream, budget) / len(calls), "graph")
+    # Many rounds between two events: the device is behind the host, unless the host is what takes the time.
+    many = max(1, 16 // len(calls))
+
+    def rounds() -> None:
+        for _ in range(many):
+            _round(calls)
+
+    return Timing(_median(rounds, _on_stream, budget) / (many * len(calls)), "events")
+
+
+def peak_bytes(call: Callable[[], Any], device: torch.device, returned: Callable[[Any], int]) -> int | None:
+    """The most memory that one call holds above what there was, less ``returned`` of its result; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    gc.collect()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    result = call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated(device) - before - returned(result)
+
+
+def num_sets(size: int, device: torch.device) -> int:
+    """How many inputs of ``size`` bytes fill the cache several times over, so that each finds it without its data."""
+    if device.type != "cuda":
+        return 1
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    return max(1, min(16, -(-4 * cache // max(size, 1))))
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the body after ``seconds``; where there are no signals, the body takes what it takes."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"took more than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _round(calls: Calls) -> None:
+    for call in calls:
+        call()
+
+
+def _captured(calls: Calls) -> torch.cuda.CUDAGraph | None:
+    """A graph of one round; None where a call waits for the device or cannot be captured."""
+    # Found out beforehand where possible: a capture that fails may leave the allocator in a bad state.
+    with warnings.catch_warnings(action="ignore"):  # this mode is a prototype, torch says
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        _round(calls)
+    except RuntimeError:
+        return None
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # kernels may keep something for each stream
+        _round(calls)
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    try:
+        with torch.cuda.graph(graph, stream=stream):
+            _round(calls)
+    except RuntimeError:
+        torch.cuda.synchronize()
+        return None
+    return graph
+
+
+def _median(work: Callable[[], Any], clock: Callable[[Callable[[], Any]], float], budget: float) -> float:
+    """Milliseconds of ``work``, as often as fits into the budget."""
+    first = clock(work)
+    repeats = int(min(MOST, max(FEWEST, budget * 1000 / max(first, 1e-3))))
+    return statistics.median(clock(work) for _ in itertools.repeat(None, repeats))
+
+
+def _on_clock(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return (time.perf_counter() - began) * 1000
+
+
+def _on_stream(work: Callable[[], Any]) -> float:
+    # Untyped in torch.
+    event: Any = torch.cuda.Event
+    began, ended = event(enable_timing=True), event(enable_timing=True)
+    began.record()
+    work()
+    ended.record()
+    ended.synchronize()
+    ms: float = began.elapsed_time(ended)
+    return ms
