@@ -41,8 +41,13 @@ format: $(INSTALLED)  ## mend style as far as ruff can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(INSTALLED)  ## what a bound kernel costs to call
+# Only a GPU's figures are published.
+PUBLISH = $(shell $(BIN)/python -c 'import torch; print("--publish benchmarks" if torch.cuda.is_available() else "")')
+
+bench: $(INSTALLED)  ## what a bound kernel costs to call; every kernel and whole step, on a GPU into benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/dispatch.py
+	$(BIN)/kernelkit bench $(PUBLISH)
+	$(BIN)/kernelkit bench --step $(PUBLISH)
 
 clean:  ## remove what was built and cached, and .venv
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -25,6 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from kernelkit.bench.step_cases import DISTILLATIONS, EAGER, StepCase
 from kernelkit.distill.config import DistillConfig
 from kernelkit.distill.distiller import Distiller
 from kernelkit.distill.memory import predict
@@ -34,24 +35,8 @@ from kernelkit.distill.stage import Stage
 
 CONFIG = Path(__file__).parents[1] / "configs/distill/qwen3-1.7b-to-0.6b.yaml"
 
-EAGER, FUSED = "{preset: eager}", "{preset: triton, distillation_loss: triton}"
-CASES: dict[str, tuple[str, str, bool]] = {
-    "all eager": (EAGER, EAGER, False),
-    "all eager, row by row": (EAGER, EAGER, False),
-    "teacher eager, student triton": (EAGER, FUSED, False),
-    "teacher triton, student eager": ("{preset: triton}", EAGER, False),
-    "both liger": ("{preset: liger}", "{preset: liger, distillation_loss: liger}", False),
-    "both triton": ("{preset: triton}", FUSED, False),
-    "both compiled": ("{}", "{distillation_loss: chunked}", True),
-    "both compiled, loss triton": ("{}", "{distillation_loss: triton}", True),
-    "both compiled, loss triton, attention cudnn": (
-        "{attention: {impl: sdpa, backend: cudnn}}",
-        "{attention: {impl: sdpa, backend: cudnn}, distillation_loss: triton}",
-        True,
-    ),
-    "teacher compiled, student triton compiled": ("{}", FUSED, True),
-}
-"""The ops of teacher and student, and whether both are compiled. Whole, the first case takes 121 GiB."""
+CASES = {case.name: case for case in DISTILLATIONS} | {"all eager, row by row": StepCase("", ops=EAGER)}
+"""Those of ``kernelkit bench --step``, and one of less memory. Whole, the first one takes 121 GiB."""
 
 SMALL = [
     f"{role}.config.{key}={value}"
@@ -62,7 +47,9 @@ SMALL = [
 
 def settings(name: str, folder: Path, steps: int, small: bool) -> list[str]:
     """The overrides of one case."""
-    teacher, student, compiled = CASES[name]
+    case = CASES[name]
+    student, teacher = (json.dumps(ops) for ops in (case.ops, case.ops if case.teacher is None else case.teacher))
+    compiled = json.dumps(case.compiled)
     rows = folder / "rows.jsonl"
     seq_len = 64 if small else 2048
     if not rows.exists():
@@ -72,7 +59,7 @@ def settings(name: str, folder: Path, steps: int, small: bool) -> list[str]:
         rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return [
         *(f"teacher.ops={teacher}", f"student.ops={student}"),
-        *(f"teacher.compile={str(compiled).lower()}", f"student.compile={str(compiled).lower()}"),
+        *(f"teacher.compile={compiled}", f"student.compile={compiled}"),
         *(f"data.train={rows}", "data.validation=null", f"data.seq_len={seq_len}", "eval.every=null"),
         *(f"train.steps={steps}", "train.save_every=null", "optim.warmup_steps=5", "optim.lr=3e-4"),
         *(f"output.dir={folder / name.replace(' ', '-').replace(',', '')}", "output.tensorboard=false"),

@@ -108,8 +108,9 @@ def shape(name: str, *, small: bool) -> transformers.PreTrainedConfig:
     moe = name == "qwen3-moe"
     kind = transformers.Qwen3MoeConfig if moe else transformers.Qwen3Config
     if small:
-        sizes = {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-        return kind(**sizes, head_dim=16, intermediate_size=128, num_key_value_heads=2)
+        sizes = {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16}
+        sizes |= {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32} if moe else {}
+        return kind(**sizes, intermediate_size=128, num_key_value_heads=2)
     sizes = {"vocab_size": 151936, "head_dim": 128}
     if moe:
         sizes |= {"hidden_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 32, "num_key_value_heads": 4}
