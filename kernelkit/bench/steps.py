@@ -39,7 +39,7 @@ def measure_steps(
     """A record for each case of ``models``, or of those with these ``names``; one with an error for each that fails."""
     for case in step_cases(models, hardware):
         if not names or case.name in names:
-            _, (batch, length) = shapes(models, small=hardware.device_type == "cpu")
+            _, (batch, length) = shapes(models, small=hardware.device_type != "cuda")
             facts = {"op": STEP, "variant": models, "impl": case.name, "pass": "fwd+bwd"}
             yield run.record(**facts, shape=f"batch={batch} length={length}", **_apart(models, case, limit))
 
@@ -59,7 +59,7 @@ def _apart(models: Models, case: StepCase, limit: float) -> dict[str, Any]:
 
 def measure(models: Models, case: StepCase, device: torch.device) -> dict[str, Any]:
     """Median time of a step, peak memory of all that the device holds, and the loss, by which cases can be compared."""
-    configs, batch = shapes(models, small=device.type == "cpu")
+    configs, batch = shapes(models, small=device.type != "cuda")
     torch.manual_seed(0)
     rows = torch.randint(configs[-1].vocab_size, batch, device=device)
     model, step = _prepared(models, case, configs, rows)
@@ -106,7 +106,7 @@ def _model(case: StepCase, config: Any, device: torch.device, *, ops: Any = None
 
 def _distillation(case: StepCase, configs: list[Any], rows: Tensor) -> tuple[nn.Module, Step]:
     """Ours: the teacher hands hidden states and head to the student's loss, as ``kernelkit distill`` has it."""
-    teacher = _model(case, configs[0], rows.device, ops=case.teacher, training=False)
+    teacher = _model(case, configs[0], rows.device, ops=case.teacher, training=False).requires_grad_(False)
     student = _model(case, configs[1], rows.device, distilled=True)
     if case.compiled:
         teacher.model.compile(fullgraph=True)
@@ -125,7 +125,7 @@ def _distillation(case: StepCase, configs: list[Any], rows: Tensor) -> tuple[nn.
 def _stock_distillation(case: StepCase, configs: list[Any], rows: Tensor) -> tuple[nn.Module, Step]:
     """Stock models and a loss of both logits; where Liger has patched them, Liger's chunked loss of both heads."""
     teacher, student = (_model(case, config, rows.device) for config in configs)
-    teacher.eval()
+    teacher.eval().requires_grad_(False)
     loss = _liger_jsd if case.patched else _jsd
     if case.compiled:
         teacher.model.compile()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import itertools
 import signal
@@ -23,6 +24,9 @@ How = Literal["graph", "events", "clock"]
 
 BUDGET, FEWEST, MOST = 0.4, 3, 100
 """Seconds that are spent on the repeats of one measurement, and how many there are at least and at most."""
+
+LEAST_MS = 5.0
+"""What a GPU does between two events, about."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +53,13 @@ def timed(calls: Calls, device: torch.device, *, budget: float = BUDGET) -> Timi
     if device.type != "cuda":
         return Timing(_median(lambda: _round(calls), _on_clock, budget) / len(calls), "clock")
     torch.cuda.synchronize()
+    # So many calls that what stands between two events hides a launch. With events the device is then behind the host,
+    # unless the host is what takes the time.
+    calls = [*calls] * max(1, min(64, round(LEAST_MS / _on_stream(lambda: _round(calls)))))
     graph = _captured(calls)
     if graph is not None:
         return Timing(_median(graph.replay, _on_stream, budget) / len(calls), "graph")
-    # Many rounds between two events: the device is behind the host, unless the host is what takes the time.
-    many = max(1, 16 // len(calls))
-
-    def rounds() -> None:
-        for _ in range(many):
-            _round(calls)
-
-    return Timing(_median(rounds, _on_stream, budget) / (many * len(calls)), "events")
+    return Timing(_median(lambda: _round(calls), _on_stream, budget) / len(calls), "events")
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device, returned: Callable[[Any], int]) -> int | None:
@@ -94,7 +94,8 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise TimeoutError(f"took more than {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # Again and again, since a tuner may take the error for that of one of its candidates.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
     finally:
@@ -118,8 +119,7 @@ def _captured(calls: Calls) -> torch.cuda.CUDAGraph | None:
         return None
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    graph = torch.cuda.CUDAGraph()
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
+    graph, stream = torch.cuda.CUDAGraph(), _side_stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # kernels may keep something for each stream
         _round(calls)
@@ -132,6 +132,12 @@ def _captured(calls: Calls) -> torch.cuda.CUDAGraph | None:
         torch.cuda.synchronize()
         return None
     return graph
+
+
+@functools.cache
+def _side_stream() -> torch.cuda.Stream:
+    """One for all captures: cuBLAS keeps memory for each stream that it has seen."""
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
 
 
 def _median(work: Callable[[], Any], clock: Callable[[Callable[[], Any]], float], budget: float) -> float:

@@ -113,8 +113,8 @@ def _check(
         fail("--op is for kernels, and --model for --step")
     if publish is not None and impl:
         fail("--publish replaces all implementations of an op, so it goes without --impl")
-    if publish is not None and hardware.device_type == "cpu":
-        fail("a CPU runs small shapes, which say nothing of speed: --publish needs a GPU")
+    if publish is not None and hardware.device_type != "cuda":
+        fail(f"{hardware} runs small shapes, which say nothing of speed: --publish needs a GPU")
 
 
 def _ops(
@@ -167,4 +167,4 @@ def _afterwards(run: Run, records: list[Record], before: list[Record], publish: 
 
 
 def _small_print(hardware: Hardware) -> str:
-    return ". Small shapes, which say nothing of speed" if hardware.device_type == "cpu" else ""
+    return ". Small shapes, which say nothing of speed" if hardware.device_type != "cuda" else ""

@@ -92,7 +92,7 @@ def test_a_kernel_that_fails_leaves_its_reason_and_the_others_go_on():
 
 def test_a_kernel_that_tunes_itself_for_ever_is_stopped():
     wanted = iter(chosen(with_kernels(tuning=lambda *_: time.sleep(60)), ops=["rms_norm"], impls=["tuning"]))
-    record = next(measure_all(wanted, RUN, FLOOR, CPU, DTYPE, limit=0.05))
+    (record,) = measure_all(wanted, RUN, FLOOR, CPU, DTYPE, limit=0.05)
     assert record.ms is None and record.error == "TimeoutError: took more than 0.05 s"
 
 

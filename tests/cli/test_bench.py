@@ -58,7 +58,7 @@ def test_a_whole_step_is_a_case_of_its_name(run, monkeypatch):
         (("--op", "rms_nrom"), "unknown op 'rms_nrom'. Did you mean 'rms_norm'?"),
         (("--step", "--model", "qwen3"), "unknown model 'qwen3'."),
         (("--step", "--op", "rms_norm"), "--op is for kernels, and --model for --step"),
-        (("--publish", "."), "a CPU runs small shapes, which say nothing of speed: --publish needs a GPU"),
+        (("--publish", "."), "cpu runs small shapes, which say nothing of speed: --publish needs a GPU"),
         (("--impl", "eager", "--publish", "."), "--publish replaces all implementations of an op"),
         (("--compare", "nowhere.json"), "[Errno 2] No such file or directory: 'nowhere.json'"),
     ],
