@@ -23,6 +23,7 @@ DISTILLED: Models = "qwen3-1.7b to 0.6b"
 LIGER_PRESET = {"preset": "liger", "moe_experts": "torch", "allow_unused": True}
 
 EAGER, FUSED = {"preset": "eager"}, {"preset": "triton", "distillation_loss": "triton"}
+CUDNN = {"attention": {"impl": "sdpa", "backend": "cudnn"}}
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,12 @@ DISTILLATIONS = (
     StepCase("both triton", ops=FUSED, teacher={"preset": "triton"}),
     StepCase("both compiled", ops={"distillation_loss": "chunked"}, teacher={}, compiled=True),
     StepCase("both compiled, loss triton", ops={"distillation_loss": "triton"}, teacher={}, compiled=True),
+    StepCase(
+        "both compiled, loss triton, attention cudnn",
+        ops={**CUDNN, "distillation_loss": "triton"},
+        teacher=CUDNN,
+        compiled=True,
+    ),
     StepCase("teacher compiled, student triton compiled", ops=FUSED, teacher={}, compiled=True),
 )
 """Mixes of kernels for a teacher and its student."""

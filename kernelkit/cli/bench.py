@@ -80,7 +80,7 @@ def bench(
 
 def line(record: Record) -> str:
     """One measurement, for who watches."""
-    name = f"{record.op:20} {record.impl:18} {record.passes:8}"
+    name = f"{record.op:20} {record.impl:{44 if record.op == 'step' else 18}} {record.passes:8}"
     if record.ms is None:
         return f"{name} {record.error}"
     speed = f" {record.of_floor:6.1%} of the floor" if record.of_floor is not None else ""

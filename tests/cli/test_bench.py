@@ -47,7 +47,9 @@ def test_a_whole_step_is_a_case_of_its_name(run, monkeypatch):
     monkeypatch.setattr(steps, "_apart", lambda *_: measured)
     result = run("bench", "--step", "--model", "qwen3-0.6b", "--impl", "stock", "--out", "out")
     assert result.exit_code == 0, result.output
-    assert "stock              fwd+bwd      2.0000 ms     64,000 tokens/s" in result.stdout
+    assert "step stock fwd+bwd 2.0000 ms 64,000 tokens/s qwen3-0.6b, batch=2 length=64" in " ".join(
+        result.stdout.split()
+    )
     (record,) = read(Path("out/cpu-step.json"))
     assert (record.variant, record.impl, record.shape) == ("qwen3-0.6b", "stock", "batch=2 length=64")
 
