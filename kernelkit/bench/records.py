@@ -82,14 +82,14 @@ class Run:
     versions: Mapping[str, str] = field(default_factory=lambda: found_versions())
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
-    @property
-    def slug(self) -> str:
-        """The name of the device for a file: ``nvidia-h200``."""
-        return re.sub(r"[^a-z0-9]+", "-", self.gpu.lower()).strip("-")
-
     def record(self, **facts: Any) -> Record:
         """A record of this run."""
         return Record(gpu=self.gpu, versions=dict(self.versions), run=self.id, **facts)
+
+
+def slug_of(gpu: str) -> str:
+    """The name of a device for a file: ``nvidia-h200``."""
+    return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
 
 
 def rates(ms: float, floor_ms: float, cost: Cost) -> dict[str, float]:

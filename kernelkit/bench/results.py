@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kernelkit.bench.charts import draw
-from kernelkit.bench.records import Record, Run, read, write
+from kernelkit.bench.records import Record, read, slug_of, write
 from kernelkit.bench.step_cases import STEP
 from kernelkit.distill.atomic import replace_text
 
@@ -23,7 +23,7 @@ _NOTHING = Record(op="", variant="", impl="", shape="", passes="fwd", gpu="", ve
 Column = tuple[str, Callable[[Record | None, Record | None], str]]
 
 
-def publish(folder: Path, run: Run, records: Sequence[Record]) -> Path:
+def publish(folder: Path, records: Sequence[Record]) -> Path:
     """Take ``records`` of a run on a GPU into ``folder``: ``results/<gpu>.json``, charts, and ``RESULTS.md``.
 
     They replace all earlier ones of the same ops on the same device, since only what was measured together compares.
@@ -32,16 +32,19 @@ def publish(folder: Path, run: Run, records: Sequence[Record]) -> Path:
         The document, which shows every file in ``results``.
 
     Raises:
-        ValueError: for records that no GPU made.
+        ValueError: for records that no GPU made, and for none.
     """
+    if not records:
+        raise ValueError("there is no record to publish")
     if any(record.gpu == "cpu" for record in records):
         raise ValueError("a CPU runs small shapes, which say nothing of speed: results are published from a GPU alone")
-    path = folder / "results" / f"{run.slug}.json"
+    slug = slug_of(records[0].gpu)
+    path = folder / "results" / f"{slug}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     measured = {(record.op, record.variant) for record in records}
     kept = [each for each in read(path) if (each.op, each.variant) not in measured] if path.exists() else []
     write(path, sorted([*kept, *records], key=lambda record: record.op == STEP))
-    charts = folder / "results" / run.slug
+    charts = folder / "results" / slug
     charts.mkdir(exist_ok=True)
     draw(charts, read(path))
     document = folder / "RESULTS.md"

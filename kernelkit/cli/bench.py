@@ -34,6 +34,9 @@ Publish = Annotated[
     Path | None,
     typer.Option("--publish", metavar="FOLDER", help="Also write RESULTS.md there, from its results/; needs a GPU."),
 ]
+From = Annotated[
+    Path | None, typer.Option("--from", metavar="JSON", help="Measure nothing: compare or publish this run's records.")
+]
 Limit = Annotated[float | None, typer.Option("--limit", metavar="SECONDS", help="For each case, at most.")]
 
 
@@ -46,6 +49,7 @@ def bench(
     out: Out = Path("runs/bench"),
     compare: Compare = None,
     publish: Publish = None,
+    source: From = None,
     limit: Limit = None,
 ) -> None:
     """Time every implementation that runs here, forward and with backward, beside the floor of this machine.
@@ -53,21 +57,23 @@ def bench(
     Results are written as they come, so that a run that is killed leaves what it has.
     """
     from kernelkit.bench.charts import draw, need_charts
-    from kernelkit.bench.records import Run, keep, read
+    from kernelkit.bench.records import Run, keep, read, slug_of
     from kernelkit.hardware import Hardware
 
     hardware = Hardware.detect()
-    _check(hardware, op, impl, model, step, publish)
+    _check(hardware, op, impl, model, step, publish if source is None else None)
     try:
         need_charts()
-        before = read(compare) if compare else []
+        before, records = (read(path) if path else [] for path in (compare, source))
+        if source is not None:
+            _afterwards(records, before, publish)
+            return
     except (ImportError, OSError, ValueError) as error:
         fail(str(error).partition("\n")[0])
     run = Run(hardware.name)
     typer.echo(f"On {hardware}; run {run.id}{_small_print(hardware)}\n")
-    path = out / f"{run.slug}{'-step' if step else ''}.json"
+    path = out / f"{slug_of(run.gpu)}{'-step' if step else ''}.json"
     made = _steps(run, hardware, impl, model, limit) if step else _ops(run, hardware, op, impl, all_variants, limit)
-    records = []
     for record in keep(made, path):
         typer.echo(line(record))
         records.append(record)
@@ -75,7 +81,7 @@ def bench(
         fail("nothing of this runs here: see kernelkit list")
     charts = draw(out, records)
     typer.echo(f"\n{path}, {path.with_suffix('.csv').name}, {', '.join(chart.name for chart in charts)}")
-    _afterwards(run, records, before, publish)
+    _afterwards(records, before, publish)
 
 
 def line(record: Record) -> str:
@@ -151,7 +157,7 @@ def _steps(
         yield from measure_steps(each, run, hardware, names=names or (), limit=limit or LIMIT)
 
 
-def _afterwards(run: Run, records: list[Record], before: list[Record], publish: Path | None) -> None:
+def _afterwards(records: list[Record], before: list[Record], publish: Path | None) -> None:
     from kernelkit.bench.records import compared
     from kernelkit.bench.results import publish as published
 
@@ -163,7 +169,7 @@ def _afterwards(run: Run, records: list[Record], before: list[Record], publish: 
         typer.echo(f"\nBefore: {before[0].gpu}, run {before[0].run}")
         print_table(("op", "variant", "impl", "shape", "pass", "ms before", "ms", "ratio"), rows)
     if publish is not None:
-        typer.echo(f"\n{published(publish, run, records)}")
+        typer.echo(f"\n{published(publish, records)}")
 
 
 def _small_print(hardware: Hardware) -> str:

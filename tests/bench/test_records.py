@@ -6,7 +6,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from kernelkit.bench.records import Record, Run, compared, keep, rates, read, shape_text, write
+from kernelkit.bench.records import Record, Run, compared, keep, rates, read, shape_text, slug_of, write
 from kernelkit.spec import Cost
 
 
@@ -64,7 +64,7 @@ def test_a_shape_is_one_line_of_sizes():
 
 def test_a_run_names_its_device_and_versions():
     run = Run("NVIDIA H200")
-    assert run.slug == "nvidia-h200"
+    assert slug_of(run.gpu) == "nvidia-h200"
     assert {"kernelkit", "torch", "transformers"} <= run.versions.keys()
     assert run.id != Run("NVIDIA H200").id
 

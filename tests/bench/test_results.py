@@ -51,16 +51,16 @@ def test_whole_steps_have_a_table_of_their_own(made_up):
 
 
 def test_publishing_writes_the_results_their_charts_and_the_document(tmp_path, made_up):
-    document = publish(tmp_path, H200, [made_up("eager"), made_up("triton", "fwd+bwd")])
+    document = publish(tmp_path, [made_up("eager"), made_up("triton", "fwd+bwd")])
     assert document.read_text().startswith("# Results")
     assert len(read(tmp_path / "results/nvidia-h200.json")) == 2
     assert (tmp_path / "results/nvidia-h200/rms_norm.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_later_run_replaces_the_ops_that_it_measured_and_no_other(tmp_path, made_up):
-    publish(tmp_path, H200, [made_up("eager"), made_up("liger"), made_up("eager", op="swiglu_mlp")])
+    publish(tmp_path, [made_up("eager"), made_up("liger"), made_up("eager", op="swiglu_mlp")])
     later = dataclasses.replace(H200, id="later")
-    text = publish(tmp_path, later, [made_up("triton", run=later)]).read_text()
+    text = publish(tmp_path, [made_up("triton", run=later)]).read_text()
     found = {(each.op, each.impl, each.run) for each in read(tmp_path / "results/nvidia-h200.json")}
     assert found == {("rms_norm", "triton", "later"), ("swiglu_mlp", "eager", "made-up")}
     assert "Run later" in text and "Run made-up" in text
@@ -68,15 +68,15 @@ def test_a_later_run_replaces_the_ops_that_it_measured_and_no_other(tmp_path, ma
 
 def test_two_devices_stand_in_one_document(tmp_path, made_up):
     h100 = dataclasses.replace(H200, gpu="NVIDIA H100")
-    publish(tmp_path, H200, [made_up("eager")])
-    text = publish(tmp_path, h100, [made_up("eager", run=h100)]).read_text()
+    publish(tmp_path, [made_up("eager")])
+    text = publish(tmp_path, [made_up("eager", run=h100)]).read_text()
     assert text.index("## NVIDIA H100") < text.index("## NVIDIA H200")
 
 
 def test_a_cpu_publishes_nothing(tmp_path, made_up):
     cpu = Run("cpu")
     with pytest.raises(ValueError, match="published from a GPU alone"):
-        publish(tmp_path, cpu, [made_up("eager", run=cpu)])
+        publish(tmp_path, [made_up("eager", run=cpu)])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kernelkit.bench import steps
-from kernelkit.bench.records import read
+from kernelkit.bench.records import Run, read, write
 from kernelkit.hardware import Hardware
 
 
@@ -52,6 +52,28 @@ def test_a_whole_step_is_a_case_of_its_name(run, monkeypatch):
     )
     (record,) = read(Path("out/cpu-step.json"))
     assert (record.variant, record.impl, record.shape) == ("qwen3-0.6b", "stock", "batch=2 length=64")
+
+
+def gpu_run(tmp_path):
+    facts = {"op": "rms_norm", "variant": "standard", "impl": "eager", "shape": "batch=4", "pass": "fwd", "ms": 2.0}
+    write(tmp_path / "h200.json", [Run("NVIDIA H200", {"torch": "2.11.0"}, "made-up").record(**facts)])
+    return "h200.json"
+
+
+def test_the_records_of_a_run_elsewhere_are_published_without_measuring(run, tmp_path):
+    result = run("bench", "--from", gpu_run(tmp_path), "--publish", "benchmarks", "--compare", "h200.json")
+    assert result.exit_code == 0, result.output
+    assert "| eager | 2 |" in Path("benchmarks/RESULTS.md").read_text()
+    assert Path("benchmarks/results/nvidia-h200.json").exists()
+    assert "1.00" in result.stdout
+
+
+def test_the_records_of_a_cpu_are_not(run, refused):
+    run("bench", "--op", "swiglu_mlp", "--impl", "eager", "--out", "out")
+    said = refused("bench", "--from", "out/cpu.json", "--publish", "benchmarks")
+    assert (
+        said == "kernelkit: a CPU runs small shapes, which say nothing of speed: results are published from a GPU alone"
+    )
 
 
 @pytest.mark.parametrize(
