@@ -14,6 +14,7 @@ from kernelkit.cli.explain import explain
 from kernelkit.cli.list_kernels import list_kernels
 from kernelkit.cli.schema import schema
 from kernelkit.cli.validate import validate
+from kernelkit.cli.verify import verify
 
 # The subcommands import torch when they run, so that --help and a mistyped option answer at once.
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command("list")(list_kernels)
 app.command("explain")(explain)
 app.command("validate")(validate)
+app.command("verify")(verify)
 app.command("distill")(distill)
 app.command("bench")(bench)
 app.command("schema")(schema)

@@ -198,6 +198,7 @@ OP = Op(
     protocol=DistillationLoss,
     default="chunked",
     preference=("triton", "chunked", "eager", "liger"),
+    samples=samples,
     sized_samples=sized_samples,
     cost=cost,
     benchmarks=tuple(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 
@@ -20,7 +19,6 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 # The interpreter computes nothing right in bfloat16, and rounds to float16 as a GPU does.
 HALF = torch.float16 if INTERPRETED else torch.bfloat16
-DTYPES = (torch.float32, HALF)
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
 
 
@@ -86,13 +84,3 @@ def assert_as_good_as_eager(kernel, spec, call, change=lambda tensor: tensor):
     """``change`` lays out the tensors that the kernel is given; eager gets them as they are."""
     found = list(deviations(kernel, eager(spec.op, spec.variant), call, change=change))
     assert not found, "; ".join(map(str, found))
-
-
-@contextlib.contextmanager
-def poisoned_memory():
-    """Every tensor that is allocated without values is full of nan."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)

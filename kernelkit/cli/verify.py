@@ -1,0 +1,81 @@
+"""``kernelkit verify``: whether kernels keep the contracts of their ops."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kernelkit.cli.arguments import op_of
+from kernelkit.cli.console import fail, print_table
+
+if TYPE_CHECKING:
+    from kernelkit.spec import KernelSpec
+    from kernelkit.testing import KernelVerdict
+
+Config = Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="Judge the kernels that this config names.")]
+OpName = Annotated[str | None, typer.Option("--op", metavar="OP", help="This op only.")]
+ImplName = Annotated[str | None, typer.Option("--impl", metavar="IMPL", help="This implementation only.")]
+Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="A torch device: cpu, cuda:1.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def verify(
+    config: Config = None, op: OpName = None, impl: ImplName = None, device: Device = None, as_json: Json = False
+) -> None:
+    """Judge kernels against eager in float64: values, gradients, purity, determinism, tracing.
+
+    Exits with 0 if all that can run here pass, with 1 if one fails. With TRITON_INTERPRET=1 in the environment,
+    Triton's kernels are judged on a CPU, in its interpreter.
+    """
+    from pydantic import ValidationError
+
+    from kernelkit.registry import default_registry
+    from kernelkit.testing import check_kernel
+
+    registry = default_registry()
+    if op is not None:
+        op_of(registry, op)
+    try:
+        specs = list(_specs(config, op, impl))
+    except ValidationError as error:
+        for line in error.errors(include_url=False):
+            typer.echo(line["msg"], err=True)
+        raise typer.Exit(1) from None
+    if not specs:
+        fail("no kernel is called that; kernelkit list shows them all")
+    verdicts = [check_kernel(spec, device=device) for spec in specs]
+    if as_json:
+        typer.echo(json.dumps([verdict.to_dict() for verdict in verdicts], indent=2))
+    else:
+        print_table(("op", "variant", "impl", "verdict", "why"), list(map(_row, verdicts)))
+        for verdict in verdicts:
+            if verdict.failures:
+                typer.echo(f"\n{verdict}")
+    if any(verdict.failures for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+def _specs(config: Path | None, op: str | None, impl: str | None) -> Iterator[KernelSpec]:
+    """Those that a config names, else all; of them those that are asked for."""
+    from kernelkit.containers import OpsConfig
+    from kernelkit.containers.presets import preset_member
+    from kernelkit.registry import default_registry
+
+    ops = OpsConfig.from_yaml(config) if config is not None else None
+    for spec in default_registry().list(op, name=impl):
+        if ops is not None:
+            choice = ops.choices.get(spec.op)
+            wanted = choice.impl if choice is not None else preset_member(ops.preset, spec.op)
+            if wanted != spec.name:
+                continue
+        yield spec
+
+
+def _row(verdict: KernelVerdict) -> tuple[str, ...]:
+    said = "not judged" if verdict.skipped else "passes" if verdict.passed else "fails"
+    why = verdict.skipped or ", ".join(verdict.failures) or f"{len(verdict.checked)} checks"
+    return verdict.op, verdict.variant, verdict.impl, said, why

@@ -1,0 +1,115 @@
+"""Judging one kernel by all checks."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from kernelkit.hardware import Hardware
+from kernelkit.registry import KernelRegistry, default_registry
+from kernelkit.spec import KernelSpec
+from kernelkit.testing.checks import CHECKS
+from kernelkit.testing.subject import Subject
+
+
+@dataclass(frozen=True)
+class KernelVerdict:
+    """What the kit found out about one kernel.
+
+    Attributes:
+        op, variant, impl: the kernel.
+        device: where it was judged.
+        failures: by check, what is wrong, in sentences.
+        checked: the checks that were made.
+        skipped: why it was not judged at all, or empty.
+    """
+
+    op: str
+    variant: str
+    impl: str
+    device: str
+    failures: dict[str, list[str]] = field(default_factory=dict)
+    checked: tuple[str, ...] = ()
+    skipped: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it was judged, and nothing is wrong."""
+        return not self.skipped and not self.failures
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "op": self.op,
+            "variant": self.variant,
+            "impl": self.impl,
+            "device": self.device,
+            "passed": self.passed,
+            "skipped": self.skipped,
+            "checked": list(self.checked),
+            "failures": self.failures,
+        }
+
+    def __str__(self) -> str:
+        name = f"{self.op}: {self.impl} ({self.variant}) on {self.device}"
+        if self.skipped:
+            return f"{name} was not judged: {self.skipped}"
+        if self.passed:
+            return f"{name} passes {len(self.checked)} checks"
+        lines = [f"  {check}: {sentence}" for check, found in self.failures.items() for sentence in found]
+        return "\n".join([f"{name} fails {', '.join(self.failures)}", *lines])
+
+
+def check_kernel(
+    spec: KernelSpec,
+    *,
+    device: Any = None,
+    registry: KernelRegistry | None = None,
+    checks: Iterable[str] = tuple(CHECKS),
+) -> KernelVerdict:
+    """Judge a kernel by the samples of its op, against eager in float64.
+
+    A kernel may err three times as much as eager does in the same dtype, so that tolerances need not be guessed. Where
+    ``TRITON_INTERPRET=1`` is set, Triton's kernels are judged on a CPU, in its interpreter.
+
+    Args:
+        spec: of the kernel; it need not be registered.
+        device: where; the accelerator of this machine unless given.
+        registry: that has its op and the op's eager kernel; the default registry unless given.
+        checks: which of :data:`kernelkit.testing.checks.CHECKS`; all unless given.
+
+    Returns:
+        What is wrong, by check. A kernel that cannot run there is not judged, and the verdict says why.
+    """
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    where = torch.device(device) if device is not None else torch.accelerator.current_accelerator() or "cpu"
+    names = (spec.op, spec.variant, spec.name, str(where))
+    on_interpreter = interpreted and any("triton" in package for package in spec.packages)
+    reason = None if on_interpreter else spec.problem(Hardware.detect(where))
+    if reason is not None:
+        return KernelVerdict(*names, skipped=reason)
+    catalogue = registry if registry is not None else default_registry()
+    try:
+        subject = Subject.of(spec, torch.device(where), catalogue, interpreted=on_interpreter)
+    except LookupError as error:
+        return KernelVerdict(*names, skipped=str(error.args[0]))
+    failures: dict[str, list[str]] = {}
+    for name in checks:
+        found = _findings(name, subject)
+        if found:
+            failures[name] = found
+    return KernelVerdict(*names, failures, tuple(checks))
+
+
+def _findings(name: str, subject: Subject) -> list[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return list(CHECKS[name](subject))
+        except Exception as error:  # a kernel under trial may raise anything, and that is a finding
+            return [f"raises {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"]
