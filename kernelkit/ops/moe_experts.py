@@ -17,10 +17,21 @@ class MoEExperts(Protocol):
     """Send each token through its top-k experts and add up their weighted outputs (Shazeer et al., arXiv:1701.06538).
 
     - ``standard``: for expert e, down[e] @ (silu(gate) * up), where gate_up[e] @ x = (gate, up), gate first
+    - ``gpt_oss``: x @ gate_up[e] + gate_up_bias[e] holds gate and up in turns; with gate clamped to at most ``limit``
+      and up to ``limit`` both ways, (gate * sigmoid(alpha * gate) * (up + 1)) @ down[e] + down_bias[e]
     """
 
     def __call__(
-        self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor, gate_up_proj: Tensor, down_proj: Tensor
+        self,
+        hidden_states: Tensor,
+        top_k_index: Tensor,
+        top_k_weights: Tensor,
+        gate_up_proj: Tensor,
+        down_proj: Tensor,
+        gate_up_proj_bias: Tensor | None = None,
+        down_proj_bias: Tensor | None = None,
+        alpha: float = 1.702,
+        limit: float = 7.0,
     ) -> Tensor:
         """Apply the experts to ``hidden_states`` [T, H].
 
@@ -29,8 +40,11 @@ class MoEExperts(Protocol):
             top_k_index: [T, K] int64, the experts of each token. An index equal to E is a sentinel: that choice adds
                 nothing (expert parallelism marks other ranks' experts so).
             top_k_weights: [T, K], the weight of each choice; differentiable.
-            gate_up_proj: [E, 2I, H]. An expert may have no token; its gradient is then zero.
-            down_proj: [E, H, I].
+            gate_up_proj: [E, 2I, H]; gpt_oss: [E, H, 2I]. An expert may have no token; its gradient is then zero.
+            down_proj: [E, H, I]; gpt_oss: [E, I, H].
+            gate_up_proj_bias: [E, 2I]; for gpt_oss alone, as the following.
+            down_proj_bias: [E, H].
+            alpha, limit: ``swiglu_alpha`` and ``swiglu_limit`` of the config.
 
         Returns:
             [T, H], in the dtype of ``hidden_states``.
@@ -38,18 +52,22 @@ class MoEExperts(Protocol):
 
 
 def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Samples:
-    """Few and many experts, an expert without tokens, all tokens on one expert, sentinels, and no tokens."""
+    """Experts without tokens and with all of them, sentinels, nothing else, no tokens, as many choices as experts."""
     for tokens, hidden, width, experts, top_k, crowd in (
         (7, 32, 16, 4, 2, "spread"),
         (5, 16, 32, 8, 1, "one"),
         (9, 32, 16, 4, 4, "sentinel"),
         (0, 16, 16, 4, 2, "spread"),
+        (6, 16, 16, 8, 8, "spread"),
+        (3, 16, 16, 4, 2, "nowhere"),
     ):
-        states, index, *others = _call(tokens, hidden, width, experts, top_k, dtype, device, generator)
+        states, index, *others = _call(variant, tokens, hidden, width, experts, top_k, dtype, device, generator)
         if crowd == "one":
             index = torch.zeros_like(index)
         elif crowd == "sentinel":
             index = torch.where(index >= experts // 2, experts, index)
+        elif crowd == "nowhere":
+            index = torch.full_like(index, experts)
         yield (states, index, *others), {}
 
 
@@ -58,10 +76,12 @@ def sized_samples(
 ) -> Samples:
     """64 tokens of ``hidden_size``, each to ``top_k`` of ``experts`` of ``intermediate_size``."""
     hidden, width = sizes["hidden_size"], sizes["intermediate_size"]
-    yield _call(math.prod(rows(sizes)), hidden, width, sizes["experts"], sizes["top_k"], dtype, device, generator), {}
+    count = math.prod(rows(sizes))
+    yield _call(variant, count, hidden, width, sizes["experts"], sizes["top_k"], dtype, device, generator), {}
 
 
 def _call(
+    variant: str,
     tokens: int,
     hidden: int,
     width: int,
@@ -70,15 +90,18 @@ def _call(
     dtype: torch.dtype,
     device: torch.device,
     generator: torch.Generator,
-) -> tuple[Tensor, ...]:
+) -> tuple[Any, ...]:
+    def some(*shape: int, scale: float = 1.0) -> Tensor:
+        return (torch.randn(*shape, generator=generator, device=device) * scale).to(dtype)
+
     weights, index = torch.rand(tokens, experts, generator=generator, device=device).topk(top_k, dim=-1)
-    return (
-        torch.randn(tokens, hidden, generator=generator, device=device).to(dtype),
-        index,
-        weights.to(dtype),
-        (torch.randn(experts, 2 * width, hidden, generator=generator, device=device) * hidden**-0.5).to(dtype),
-        (torch.randn(experts, hidden, width, generator=generator, device=device) * width**-0.5).to(dtype),
-    )
+    routed = some(tokens, hidden), index, weights.to(dtype)
+    if variant == "standard":
+        up, down = some(experts, 2 * width, hidden, scale=hidden**-0.5), some(experts, hidden, width, scale=width**-0.5)
+        return *routed, up, down
+    up, down = some(experts, hidden, 2 * width, scale=hidden**-0.5), some(experts, width, hidden, scale=width**-0.5)
+    # So low a limit that many values reach it.
+    return *routed, up, down, some(experts, 2 * width), some(experts, hidden), 1.5, 1.0
 
 
 def cost(arguments: Mapping[str, Any], backward: bool) -> Cost:
@@ -94,7 +117,10 @@ def cost(arguments: Mapping[str, Any], backward: bool) -> Cost:
 
 OP = Op(
     name="moe_experts",
-    variants={"standard": "transformers Qwen3MoeExperts, MixtralExperts"},
+    variants={
+        "standard": "transformers Qwen3MoeExperts, MixtralExperts",
+        "gpt_oss": "transformers GptOssExperts",
+    },
     protocol=MoEExperts,
     default="torch",
     preference=("torch", "liger", "eager"),

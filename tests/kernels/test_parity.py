@@ -45,6 +45,19 @@ def experts(hidden_states, top_k_index, top_k_weights, gate_up_proj, down_proj):
     return functional_call(module, weights, (hidden_states, top_k_index, top_k_weights))
 
 
+def gpt_oss_experts(
+    hidden_states, top_k_index, top_k_weights, gate_up_proj, down_proj, gate_up_bias, down_bias, alpha, limit
+):
+    number, width, hidden = down_proj.shape
+    config = GptOssConfig(num_local_experts=number, hidden_size=hidden, intermediate_size=width)
+    config._experts_implementation = "eager"
+    module = GptOssExperts(config).to(hidden_states)
+    module.alpha, module.limit = alpha, limit
+    weights = {"gate_up_proj": gate_up_proj, "down_proj": down_proj}
+    weights |= {"gate_up_proj_bias": gate_up_bias, "down_proj_bias": down_bias}
+    return functional_call(module, weights, (hidden_states, top_k_index, top_k_weights))
+
+
 def head_and_loss(
     hidden_states, weight, labels, *, bias=None, softcap=None, logit_scale=1.0, return_logits=False, **settings
 ):
@@ -66,6 +79,7 @@ STOCK = {
     ("swiglu_mlp", "gelu_tanh"): mlp(Gemma3MLP, Gemma3TextConfig),
     ("swiglu_mlp", "clamped"): gpt_oss_gate,
     ("moe_experts", "standard"): experts,
+    ("moe_experts", "gpt_oss"): gpt_oss_experts,
     ("cross_entropy_loss", "standard"): head_and_loss,
     ("load_balancing_loss", "standard"): load_balancing_loss_func,
 }
@@ -77,7 +91,7 @@ STOCK = {
 def test_outputs_and_gradients_have_the_bits_of_transformers(op, variant, dtype, device):
     compared = 0
     for call in calls(op, variant, dtype, device):
-        if op == "moe_experts" and not stock_can(call.arguments):
+        if op == "moe_experts" and not stock_can(variant, call.arguments):
             continue
         mine, stock = run(eager(op, variant), call), run(STOCK[op, variant], call)
         assert all(map(torch.equal, tensors(mine.outputs), tensors(stock.outputs)))
@@ -86,17 +100,18 @@ def test_outputs_and_gradients_have_the_bits_of_transformers(op, variant, dtype,
     assert compared >= 2
 
 
-def stock_can(arguments):
+def stock_can(variant, arguments):
     """transformers makes no gradient where no expert is chosen, and older versions know no sentinel."""
     index, number = arguments["top_k_index"], len(arguments["down_proj"])
-    return len(index) > 0 and (bool((index < number).all()) or knows_sentinels())
+    chosen = index < number
+    return bool(chosen.any()) and (bool(chosen.all()) or knows_sentinels(variant))
 
 
-def knows_sentinels():
-    call = calls("moe_experts", "standard", torch.float32, "cpu")[0]
+def knows_sentinels(variant):
+    call = calls("moe_experts", variant, torch.float32, "cpu")[0]
     call.arguments["top_k_index"] = torch.full_like(call.arguments["top_k_index"], len(call.arguments["down_proj"]))
     try:
-        call(experts)
+        call(STOCK["moe_experts", variant])
     except (RuntimeError, IndexError):
         return False
     return True
