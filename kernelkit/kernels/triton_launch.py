@@ -41,3 +41,13 @@ def processors(tensor: Tensor) -> int:
 @functools.cache
 def _processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def shared_memory(tensor: Tensor) -> int:
+    """Bytes of shared memory that a program on the device of ``tensor`` may take; an A100's in the interpreter."""
+    return 163 * 1024 if tensor.device.type == "cpu" else _shared_memory(tensor.device)
+
+
+@functools.cache
+def _shared_memory(device: torch.device) -> int:
+    return int(triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"])

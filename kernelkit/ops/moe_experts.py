@@ -99,9 +99,13 @@ def _call(
     if variant == "standard":
         up, down = some(experts, 2 * width, hidden, scale=hidden**-0.5), some(experts, hidden, width, scale=width**-0.5)
         return *routed, up, down
-    up, down = some(experts, hidden, 2 * width, scale=hidden**-0.5), some(experts, width, hidden, scale=width**-0.5)
-    # So low a limit that many values reach it.
-    return *routed, up, down, some(experts, 2 * width), some(experts, hidden), 1.5, 1.0
+    up, down = (
+        some(experts, hidden, 2 * width, scale=0.2 * hidden**-0.5),
+        some(experts, width, hidden, scale=width**-0.5),
+    )
+    # A third of the values are far beyond the limit, and the others far within: none is there only as it is rounded.
+    beyond = torch.randint(-1, 2, (experts, 2 * width), generator=generator, device=device).to(dtype)
+    return *routed, up, down, 6 * beyond + some(experts, 2 * width, scale=0.2), some(experts, hidden), 1.5, 1.5
 
 
 def cost(arguments: Mapping[str, Any], backward: bool) -> Cost:
@@ -123,7 +127,7 @@ OP = Op(
     },
     protocol=MoEExperts,
     default="torch",
-    preference=("torch", "liger", "eager"),
+    preference=("torch", "liger", "eager", "triton"),
     samples=samples,
     sized_samples=sized_samples,
     cost=cost,

@@ -97,24 +97,24 @@ class _Experts(torch.autograd.Function):
             return *(None if tensor is None else torch.zeros_like(tensor) for tensor in some), *[None] * 6
         clamp, top_k = ctx.clamp, index.shape[1]
         of_rows = gradient.to(states.dtype).index_select(0, order // top_k)
-        row_weights = weights.reshape(-1).index_select(0, order).unsqueeze(-1).to(states.dtype)
+        row_weights = weights.reshape(-1).index_select(0, order).unsqueeze(-1)
 
         # Of the unweighted gradient, since that of the weights is its product with what was activated.
         of_activated = grouped_mm(of_rows, _left(down_proj, clamp), ends)
-        activated = _activate(gate_up, clamp).to(states.dtype)
+        activated = _activate(gate_up, clamp)
         of_row_weights = (of_activated.float() * activated).sum(dim=-1)
         of_gate_up = _activation_gradient(of_activated * row_weights, gate_up, clamp).to(states.dtype)
 
         of_down = of_up = of_down_bias = of_up_bias = None
         if ctx.needs_input_grad[3]:
-            of_down = _weight_gradient(activated * row_weights, of_rows, ends, clamp)
+            of_down = _weight_gradient((activated * row_weights).to(states.dtype), of_rows, ends, clamp)
         if down_bias is not None:
             of_row_weights = of_row_weights + (of_rows.float() * _of_each(down_bias, experts)).sum(dim=-1)
-            of_down_bias = _sum_of_rows(row_weights, of_rows, ends)
+            of_down_bias = _sum_of_rows(row_weights.to(states.dtype), of_rows, ends)
         if ctx.needs_input_grad[2]:
             of_up = _weight_gradient(states.index_select(0, order // top_k), of_gate_up, ends, clamp)
         if gate_up_bias is not None:
-            of_up_bias = _sum_of_rows(torch.ones_like(row_weights), of_gate_up, ends)
+            of_up_bias = _sum_of_rows(states.new_ones(len(order), 1), of_gate_up, ends)
 
         of_rows = grouped_mm(of_gate_up, _left(gate_up_proj, clamp), ends)
         of_states = _sum_of_choices(of_rows, None, index, Routing(*routing), len(ends))

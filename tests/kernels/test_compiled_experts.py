@@ -1,0 +1,96 @@
+"""What the Triton experts launch compiles for two GPUs that need not be there."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+
+from tests.kernels.judge import INTERPRETED
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")]
+
+TYPES = {
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float32: "*fp32",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+}
+SHARED = {80: 163 * 1024, 90: 227 * 1024}
+"""Bytes that a program may take, by compute capability."""
+
+
+class Recorded:
+    """Stands in for a kernel, and keeps what it is launched with."""
+
+    def __init__(self, kernel, launches):
+        self.kernel, self.launches = kernel, launches
+
+    def __getitem__(self, grid):
+        return lambda *args, **options: self.launches.append((self.kernel, args, options))
+
+
+def compiled(kernel, args, options, capability):
+    """As Triton specialises a launch: ones are constants, and multiples of sixteen are known to be."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    settings = {name: options.pop(name) for name in ("num_warps", "num_stages") if name in options}
+    values = inspect.signature(kernel.fn).bind(*args, **options).arguments
+    signature, constants, attributes = {}, {}, {}
+    for position, (name, value) in enumerate(values.items()):
+        constant = kernel.params[position].is_constexpr or value is None or (isinstance(value, int) and value == 1)
+        if constant:
+            signature[name], constants[(position,)] = "constexpr", value
+        elif isinstance(value, float):
+            signature[name] = "fp32"
+        else:
+            signature[name] = TYPES[value.dtype] if isinstance(value, torch.Tensor) else "i32"
+            if isinstance(value, torch.Tensor) or value % 16 == 0:
+                attributes[(position,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, attributes)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=settings)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("tokens", [512, 16])
+@pytest.mark.parametrize("variant", ["standard", "gpt_oss"])
+def test_every_launch_compiles_and_fits_into_shared_memory(variant, tokens, capability, monkeypatch):
+    pytest.importorskip("triton")
+    from kernelkit.kernels.moe_experts import triton_kernels
+
+    launches = []
+    for name, kernel in vars(triton_kernels).items():
+        if name in ("_up", "_down", "_down_backward", "_of_weight", "_of_bias", "_of_routing", "_combine"):
+            monkeypatch.setattr(triton_kernels, name, Recorded(kernel, launches))
+    monkeypatch.setattr(triton_kernels, "shared_memory", lambda _: SHARED[capability])
+    train(triton_kernels, variant, tokens)
+    assert {kernel.fn.__name__ for kernel, *_ in launches} >= {
+        "_up",
+        "_down",
+        "_down_backward",
+        "_of_weight",
+        "_combine",
+    }
+    for kernel, args, options in launches:
+        found = compiled(kernel, args, options, capability)
+        assert (
+            "wgmma" in found.asm["ptx"]
+            or "mma.sync" in found.asm["ptx"]
+            or "tl.dot" not in inspect.getsource(kernel.fn)
+        )
+        assert found.metadata.shared <= SHARED[capability]
+
+
+def train(module, variant, tokens, hidden=2048, width=768, experts=4, top_k=4, dtype=torch.bfloat16):
+    states = torch.zeros(tokens, hidden, dtype=dtype, requires_grad=True)
+    weights, index = torch.rand(tokens, experts).topk(top_k)
+    up, down = (experts, 2 * width, hidden), (experts, hidden, width)
+    turned = variant == "gpt_oss"
+    shapes = [(experts, hidden, 2 * width), (experts, width, hidden), up[:2], down[:2]] if turned else [up, down]
+    rest = [torch.zeros(shape, dtype=dtype) for shape in shapes]
+    kernel = module.gpt_oss if turned else module.moe_experts
+    kernel(states, index, weights.to(dtype), *rest).sum().backward()

@@ -1,0 +1,136 @@
+"""Routings and sizes that tell the experts' implementations apart, and what they must not do on a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernelkit.ops.comparison import Call
+from kernelkit.registry import default_registry
+from tests.kernels.judge import (
+    DEVICES,
+    HALF,
+    INTERPRETED,
+    assert_as_good_as_eager,
+    built,
+    judged_kernels,
+    run,
+    tensors,
+)
+
+OURS = [each for each in judged_kernels("moe_experts") if each.values[0].name in ("torch", "triton")]
+each_of_ours = pytest.mark.parametrize("spec", OURS)
+each_device = pytest.mark.parametrize("device", DEVICES)
+
+
+def zipf(device, tokens, top_k=2, experts=8):
+    """Expert n is chosen in proportion to 1 / n."""
+    odds = 1 / torch.arange(1, experts + 1, device=device, dtype=torch.float32)
+    return torch.multinomial(odds.expand(tokens, -1), top_k, generator=torch.Generator(device).manual_seed(1))
+
+
+def call_with(variant, index, hidden=48, width=40, experts=8):
+    """A call of ``experts`` with one token for each row of ``index``."""
+    op, device = default_registry().op("moe_experts"), index.device
+    generator = torch.Generator(device).manual_seed(0)
+    sizes = {"hidden_size": hidden, "intermediate_size": width, "experts": experts, "top_k": 1}
+    (call,) = Call.of_samples(op, op.sized_samples(variant, sizes, HALF, device, generator))
+    states = torch.randn(len(index), hidden, generator=generator, device=device).to(HALF)
+    weights = torch.rand(index.shape, generator=generator, device=device).to(HALF)
+    call.arguments |= {"hidden_states": states, "top_k_index": index, "top_k_weights": weights}
+    return call
+
+
+@each_device
+@each_of_ours
+@pytest.mark.parametrize("top_k", [1, 3, 8])
+def test_a_skewed_batch_with_any_number_of_choices(spec, top_k, device):
+    assert_as_good_as_eager(built(spec, device, HALF), spec, call_with(spec.variant, zipf(device, 37, top_k)))
+
+
+@each_device
+@each_of_ours
+def test_all_tokens_on_the_last_expert(spec, device):
+    index = torch.full((150, 1), 7, device=device)
+    assert_as_good_as_eager(built(spec, device, HALF), spec, call_with(spec.variant, index))
+
+
+@each_device
+@each_of_ours
+def test_five_hundred_and_twelve_experts(spec, device):
+    index = 14 * torch.arange(36, device=device).view(9, 4)
+    call = call_with(spec.variant, index, hidden=16, width=16, experts=512)
+    assert_as_good_as_eager(built(spec, device, HALF), spec, call)
+
+
+@each_device
+@each_of_ours
+def test_a_sentinel_gives_the_weight_of_its_choice_no_gradient(spec, device):
+    index = zipf(device, 12)
+    index = torch.where(index > 0, 8, index)
+    of_weights = run(built(spec, device, HALF), call_with(spec.variant, index)).gradients[1]
+    assert of_weights[index == 8].count_nonzero() == 0
+    assert of_weights[index < 8].count_nonzero() > 0
+
+
+@each_of_ours
+def test_no_more_than_gate_and_up_is_kept_for_the_backward(spec):
+    device = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
+    kernel, call = built(spec, device, HALF), call_with(spec.variant, zipf(device, 64, 4))
+    given = call.map(lambda tensor: tensor.requires_grad_(tensor.is_floating_point()))
+    inputs = {
+        value.untyped_storage().data_ptr() for value in given.arguments.values() if isinstance(value, torch.Tensor)
+    }
+    kept = {}
+
+    def keep(tensor):
+        if tensor.is_floating_point() and tensor.untyped_storage().data_ptr() not in inputs:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        given(kernel)
+    assert sum(kept.values()) <= 64 * 4 * 2 * 40
+
+
+@pytest.mark.gpu
+@each_of_ours
+def test_nothing_waits_for_the_device(spec):
+    kernel, call = built(spec, "cuda", HALF), call_with(spec.variant, zipf("cuda", 200))
+    run(kernel, call)  # what is compiled at the first call may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run(kernel, call)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@each_of_ours
+def test_a_cuda_graph_follows_a_new_routing(spec):
+    kernel, call = built(spec, "cuda", HALF), call_with(spec.variant, zipf("cuda", 200))
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run(kernel, call)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    call.cotangents_of(list(call(kernel)))
+    call.cotangents[0] = call.cotangents[0].cuda()
+    with torch.cuda.graph(graph):
+        captured = run(kernel, call)
+    call.arguments["top_k_index"].copy_(call.arguments["top_k_index"].flip(0))
+    graph.replay()
+    expected = run(kernel, call)
+    for found, right in zip(
+        [*captured.outputs, *captured.gradients], [*expected.outputs, *expected.gradients], strict=True
+    ):
+        assert torch.equal(found, right)
+
+
+@pytest.mark.gpu
+@each_of_ours
+@pytest.mark.parametrize("tokens", [512, 3001])
+def test_real_sizes_in_bfloat16(spec, tokens):
+    call = call_with(spec.variant, zipf("cuda", tokens, 8, 64), 1024, 512, 64)
+    assert_as_good_as_eager(built(spec, "cuda", HALF), spec, call)
