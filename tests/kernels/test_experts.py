@@ -78,9 +78,7 @@ def test_no_more_than_gate_and_up_is_kept_for_the_backward(spec):
     device = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
     kernel, call = built(spec, device, HALF), call_with(spec.variant, zipf(device, 64, 4))
     given = call.map(lambda tensor: tensor.requires_grad_(tensor.is_floating_point()))
-    inputs = {
-        value.untyped_storage().data_ptr() for value in given.arguments.values() if isinstance(value, torch.Tensor)
-    }
+    inputs = {tensor.untyped_storage().data_ptr() for tensor in tensors(given.arguments)}
     kept = {}
 
     def keep(tensor):

@@ -2,7 +2,7 @@
 
 The first product gathers its tokens as it loads them and applies the activation to what it accumulated. The backward of
 the second computes the activation again from gate and up, and gives its gradient, that of the routing weights and the
-weighted activation in one pass. Sums over a token's choices and over blocks are taken in a fixed order, and without atomics.
+weighted activation in one pass. Sums over a token's choices and over blocks are taken in a fixed order.
 
 Gate and up of a row are kept in turns, as gpt-oss has them in its weights too: the two columns of a pair are then in
 one thread. Where the weights hold all gates before all ups, ``_position`` finds their columns and rows.
@@ -164,6 +164,35 @@ def _down(
 
 
 @triton.jit
+def _gate_backward(
+    of_activated, routed, rows, there, columns, gate_up_ptr, of_gate_up_ptr, activated_ptr, width, alpha, limit,
+    CLAMPED: tl.constexpr,
+):  # fmt: skip
+    """Store what follows from some columns of the activation's gradient; return their share of the weights'."""
+    dtype: tl.constexpr = gate_up_ptr.dtype.element_ty
+    mask = there[:, None] & (columns < width)[None, :]
+    at = rows[:, None] * width + columns[None, :]
+    gate, up = _pair(tl.load(gate_up_ptr.to(tl.pointer_type(tl.int32)) + at, mask=mask, other=0), dtype)
+    free_gate, free_up = gate, up
+    if CLAMPED:
+        gate, up = _clamp(gate, up, limit)
+        share = tl.sigmoid(gate * alpha)
+        slope = share * (1.0 + alpha * gate * (1.0 - share))
+    else:
+        share = tl.sigmoid(gate)
+        slope = share * (1.0 + gate * (1.0 - share))
+    activated = up * gate * share
+    tl.store(activated_ptr + at, (activated * routed[:, None]).to(dtype), mask)
+    of_routed = of_activated * routed[:, None]
+    of_gate, of_up = of_routed * up * slope, of_routed * gate * share
+    if CLAMPED:
+        of_gate = tl.where(free_gate > limit, 0.0, of_gate)
+        of_up = tl.where((free_up > limit) | (free_up < -limit), 0.0, of_up)
+    tl.store(of_gate_up_ptr.to(tl.pointer_type(tl.int32)) + at, _paired(of_gate.to(dtype), of_up.to(dtype)), mask)
+    return tl.sum(of_activated * activated, 1)
+
+
+@triton.jit
 def _down_backward(
     gradient_ptr, weight_ptr, weights_ptr, gate_up_ptr, order_ptr, ends_ptr,
     of_gate_up_ptr, activated_ptr, shares_ptr,
@@ -172,7 +201,6 @@ def _down_backward(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """The gradient of gate and up, the weighted activation, and each block's share of the routing weights' gradient."""
-    dtype: tl.constexpr = gate_up_ptr.dtype.element_ty
     ends, until = _blocks_until(ends_ptr, experts, EXPERTS, ROWS)
     blocks, wide = tl.max(until, 0), tl.cdiv(width, COLUMNS)
     for tile in range(tl.program_id(0), blocks * wide, programs):
@@ -186,27 +214,19 @@ def _down_backward(
             gradient_ptr + (choices // top_k) * hidden, there, weight, columns < width, hidden, 0, step,
             ROWS, COLUMNS, DEPTH, False,
         )  # fmt: skip
-        mask = there[:, None] & (columns < width)[None, :]
-        at = rows[:, None] * width + columns[None, :]
-        gate, up = _pair(tl.load(gate_up_ptr.to(tl.pointer_type(tl.int32)) + at, mask=mask, other=0), dtype)
-        free_gate, free_up = gate, up
-        if CLAMPED:
-            gate, up = _clamp(gate, up, limit)
-            share = tl.sigmoid(gate * alpha)
-            slope = share * (1.0 + alpha * gate * (1.0 - share))
-        else:
-            share = tl.sigmoid(gate)
-            slope = share * (1.0 + gate * (1.0 - share))
-        activated = up * gate * share
-        tl.store(shares_ptr + rows * wide + column_block, tl.sum(of_activated * activated, 1), there)
-        routed = tl.load(weights_ptr + choices, mask=there, other=0.0).to(tl.float32)[:, None]
-        tl.store(activated_ptr + at, (activated * routed).to(dtype), mask)
-        of_activated *= routed
-        of_gate, of_up = of_activated * up * slope, of_activated * gate * share
-        if CLAMPED:
-            of_gate = tl.where(free_gate > limit, 0.0, of_gate)
-            of_up = tl.where((free_up > limit) | (free_up < -limit), 0.0, of_up)
-        tl.store(of_gate_up_ptr.to(tl.pointer_type(tl.int32)) + at, _paired(of_gate.to(dtype), of_up.to(dtype)), mask)
+        routed = tl.load(weights_ptr + choices, mask=there, other=0.0).to(tl.float32)
+        share = tl.zeros((ROWS,), tl.float32)
+        # A quarter at a time, so that the rest of what it takes does not have to be in registers too.
+        halves = tl.split(tl.permute(tl.reshape(of_activated, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
+        for half in tl.static_range(2):
+            parts = tl.split(tl.permute(tl.reshape(halves[half], (ROWS, 2, COLUMNS // 4)), (0, 2, 1)))
+            for part in tl.static_range(2):
+                columns = column_block * COLUMNS + (2 * half + part) * (COLUMNS // 4) + tl.arange(0, COLUMNS // 4)
+                share += _gate_backward(
+                    parts[part], routed, rows, there, columns, gate_up_ptr, of_gate_up_ptr, activated_ptr, width,
+                    alpha, limit, CLAMPED,
+                )  # fmt: skip
+        tl.store(shares_ptr + rows * wide + column_block, share, there)
 
 
 @triton.jit
@@ -286,9 +306,10 @@ def _of_routing(
     if BIASED:
         for start in range(0, hidden, BLOCK):
             at = start + tl.arange(0, BLOCK)
-            mask = at < tl.where(expert < experts, hidden, 0)
-            gradient = tl.load(gradient_ptr + (choice // top_k) * hidden + at, mask=mask, other=0.0).to(tl.float32)
-            total += tl.sum(gradient * tl.load(bias_ptr + expert * hidden + at, mask=mask, other=0.0).to(tl.float32), 0)
+            present = at < tl.where(expert < experts, hidden, 0)
+            gradient = tl.load(gradient_ptr + (choice // top_k) * hidden + at, mask=present, other=0.0).to(tl.float32)
+            bias = tl.load(bias_ptr + expert * hidden + at, mask=present, other=0.0).to(tl.float32)
+            total += tl.sum(gradient * bias, 0)
     tl.store(output_ptr + choice, total.to(output_ptr.dtype.element_ty))
 
 
@@ -311,17 +332,18 @@ def _combine(
     tl.store(output_ptr + token * hidden + columns, total.to(output_ptr.dtype.element_ty), columns < hidden)
 
 
-def _tiles(states: Tensor, rows: int, columns: int, depth: int) -> dict[str, int]:
+def _tiles(states: Tensor, rows: int, columns: int, depth: int, before: int = 0) -> dict[str, int]:
     """Block sizes, warps and stages for so many ``rows``, ``columns`` and ``depth``: the largest not half empty.
 
-    As many stages as the device's memory for a program holds, up to four.
+    As many stages as the device's memory for a program holds, up to four, and those of the loads that come before.
     """
     rows, columns = (max(16, min(128, power_of_two(rows))), max(32, min(256, power_of_two(columns))))
     depth = max(16, min(64, power_of_two(depth)))
     stages = shared_memory(states) // ((rows + columns) * depth * states.element_size())
     warps = 8 if rows * columns >= 128 * 128 else 4
     return {
-        "ROWS": rows, "COLUMNS": columns, "DEPTH": depth, "num_warps": warps, "num_stages": max(1, min(4, stages)),
+        "ROWS": rows, "COLUMNS": columns, "DEPTH": depth,
+        "num_warps": warps, "num_stages": before + max(1, min(4, stages)),
     }  # fmt: skip
 
 
@@ -451,12 +473,12 @@ def _gradients(
     )  # fmt: skip
     _combined(rows, None, index, back, experts, of_states)
 
-    tiles = _tiles(states, hidden, min(128, width), crowd)
+    tiles = _tiles(states, hidden, width, crowd, before=1)
     _of_weight[programs](
         gradient, activated, order, ends, of_down, experts, top_k, hidden, width, 0, *_strides(of_down, turned),
         programs[0], GATHERED="left", HALVES=False, **tiles,
     )  # fmt: skip
-    tiles = _tiles(states, both, min(128, hidden), crowd)
+    tiles = _tiles(states, both, hidden, crowd, before=1)
     _of_weight[programs](
         of_gate_up, states, order, ends, of_up, experts, top_k, both, hidden, width, *_strides(of_up, turned),
         programs[0], GATHERED="right", HALVES=not turned, **tiles,
