@@ -97,12 +97,11 @@ def _call(
     weights, index = torch.rand(tokens, experts, generator=generator, device=device).topk(top_k, dim=-1)
     routed = some(tokens, hidden), index, weights.to(dtype)
     if variant == "standard":
-        up, down = some(experts, 2 * width, hidden, scale=hidden**-0.5), some(experts, hidden, width, scale=width**-0.5)
-        return *routed, up, down
-    up, down = (
-        some(experts, hidden, 2 * width, scale=0.2 * hidden**-0.5),
-        some(experts, width, hidden, scale=width**-0.5),
-    )
+        # So small that tokens a hundred times larger do not overflow in float16.
+        up = some(experts, 2 * width, hidden, scale=0.5 * hidden**-0.5)
+        return *routed, up, some(experts, hidden, width, scale=width**-0.5)
+    up = some(experts, hidden, 2 * width, scale=0.2 * hidden**-0.5)
+    down = some(experts, width, hidden, scale=width**-0.5)
     # A third of the values are far beyond the limit, and the others far within: none is there only as it is rounded.
     beyond = torch.randint(-1, 2, (experts, 2 * width), generator=generator, device=device).to(dtype)
     return *routed, up, down, 6 * beyond + some(experts, 2 * width, scale=0.2), some(experts, hidden), 1.5, 1.5
