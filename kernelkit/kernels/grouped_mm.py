@@ -23,6 +23,7 @@ def grouped_mm(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     Returns:
         [S, I].
     """
+    weight = _in_rows_or_columns(weight)
     if rows.dtype == torch.bfloat16:
         return F.grouped_mm(rows, weight, offs=ends)
     # torch computes the other dtypes too, but refuses to trace them.
@@ -45,6 +46,13 @@ def grouped_outer(rows: Tensor, others: Tensor, ends: Tensor) -> Tensor:
         return F.grouped_mm(rows.t(), others, offs=ends)
     product: Tensor = _opaque_outer(rows, others, ends)
     return product
+
+
+def _in_rows_or_columns(weight: Tensor) -> Tensor:
+    """``weight`` in strides that torch takes: in each group, rows or columns of neighbouring numbers."""
+    (height, width), (down, right) = weight.shape[1:], weight.stride()[1:]
+    fits = (right == 1 and down >= width) or (down == 1 and right >= height)
+    return weight if fits else weight.contiguous()
 
 
 def _empty_product(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:

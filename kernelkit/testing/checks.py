@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 
 from kernelkit.ops.comparison import MULTIPLE, Call, Outcome, deviations, run, tensors, with_gradient
-from kernelkit.testing.subject import Subject, strided
+from kernelkit.testing.subject import Subject, strided, transposed
 
 Check = Callable[[Subject], Iterator[str]]
 
@@ -48,9 +48,10 @@ def magnitudes(subject: Subject) -> Iterator[str]:
 def layout(subject: Subject) -> Iterator[str]:
     """So they do whatever the strides of the inputs, and with memory full of nan where nothing was written."""
     for call in subject.calls():
-        with _poisoned_memory():
-            for found in deviations(subject.kernel, subject.eager, call, change=strided):
-                yield f"strided, {call.shapes()}: {found}"
+        for change in (strided, transposed):
+            with _poisoned_memory():
+                for found in deviations(subject.kernel, subject.eager, call, change=change):
+                    yield f"{change.__name__}, {call.shapes()}: {found}"
 
 
 def purity(subject: Subject) -> Iterator[str]:

@@ -66,5 +66,11 @@ class Subject:
 
 
 def strided(tensor: Tensor) -> Tensor:
-    """The same values, every second in memory."""
-    return torch.stack((tensor, torch.zeros_like(tensor)), dim=-1)[..., 0]
+    """The same values, every second in memory; what is between them is no number."""
+    gap = torch.nan if tensor.is_floating_point() else 0
+    return torch.stack((tensor, torch.full_like(tensor, gap)), dim=-1)[..., 0]
+
+
+def transposed(tensor: Tensor) -> Tensor:
+    """The same values, first dimension innermost in memory."""
+    return tensor.transpose(0, -1).contiguous().transpose(0, -1) if tensor.ndim > 1 else tensor
