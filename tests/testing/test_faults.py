@@ -133,6 +133,19 @@ def test_a_loss_that_forgets_ignored_labels_is_caught():
     assert "accuracy" in judged(forgets, op="cross_entropy_loss").failures
 
 
+def test_a_kernel_may_refuse_some_calls_by_name_and_not_all():
+    def refuses(narrow):
+        def kernel(hidden_states, weight, eps):
+            if hidden_states.shape[-1] >= narrow:
+                raise ValueError(f"rms_norm: mine takes rows narrower than {narrow}. Use rms_norm: eager.")
+            return standard(hidden_states, weight, eps)
+
+        return kernel
+
+    assert judged(refuses(50)).passed
+    assert "refuses every sample" in str(judged(refuses(1)))
+
+
 def test_what_a_kernel_does_not_promise_it_is_not_asked_for():
     assert "determinism" not in judged(depends_on_chance, deterministic=False).failures
     assert "tracing" not in judged(breaks_the_graph, traceable=False).failures
