@@ -198,7 +198,6 @@ OP = Op(
     protocol=DistillationLoss,
     default="chunked",
     preference=("triton", "chunked", "eager", "liger"),
-    samples=samples,
     sized_samples=sized_samples,
     cost=cost,
     benchmarks=tuple(
