@@ -107,6 +107,7 @@ class Distiller:
                         trainer = self._trainer(name, sink, stop)
                         if resume:
                             trainer.resume(last_good=last_good)
+                            self.folder.describe()
                         trainer.fit()
                         self.folder.save(trainer.stage.model, plan.data.tokenizer, self.folder.path / name)
             finally:
@@ -205,12 +206,12 @@ class Distiller:
         sections = {"optim": self.config.optim.model_dump(mode="json")}
         if stage.teacher is not None:
             sections["loss"] = stage.distillation._asdict()
+            sections["teacher"] = {"dtype": self.plan.teacher.section.dtype, **_shape(self.plan.teacher)}
         for section, values in sections.items():
             for key, value in values.items():
                 yield f"{section}.{key}", value
-        own = plan.config.to_diff_dict()
-        for key in sorted(own.keys() - {"transformers_version", "_name_or_path", "architectures", "dtype"}):
-            yield f"model.{key}", own[key]
+        for key, value in _shape(plan).items():
+            yield f"model.{key}", value
 
     def _speed(self, stage: Stage) -> Speed:
         seq_len, plan = self.config.data.seq_len, self._model_plan(stage.name)
@@ -240,6 +241,15 @@ class Distiller:
                 yield package, metadata.version(package)
             except metadata.PackageNotFoundError:
                 continue
+
+
+def _shape(plan: ModelPlan) -> dict[str, Any]:
+    """What a model's config says of the model itself, and not of where it comes from."""
+    own = plan.config.to_diff_dict()
+    return {key: own[key] for key in sorted(own.keys() - _ORIGIN)}
+
+
+_ORIGIN = {"transformers_version", "_name_or_path", "architectures", "dtype"}
 
 
 def _size(model: torch.nn.Module) -> int:

@@ -49,8 +49,14 @@ class RunFolder:
                 for name in WRITTEN:
                     _remove(self.path / name)
             self.path.mkdir(parents=True, exist_ok=True)
-            replace_text(self.path / "config.yaml", self.config.to_yaml())
+            if not (resume and mine):
+                self.describe()
         self.ranks.wait()
+
+    def describe(self) -> None:
+        """Write the config down; on a resumed run only once its checkpoint is known to be of this run."""
+        if self.ranks.is_first:
+            replace_text(self.path / "config.yaml", self.config.to_yaml())
 
     def is_done(self, stage: str) -> bool:
         """Whether the model of ``stage`` is there, trained to the end."""

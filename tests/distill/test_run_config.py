@@ -9,6 +9,8 @@ from pydantic import ValidationError
 from kernelkit import build_model
 from kernelkit.distill.config import DistillConfig
 from kernelkit.distill.data.byte_tokenizer import byte_tokenizer
+from kernelkit.distill.distiller import Distiller
+from kernelkit.distill.model_plan import ModelPlan
 from kernelkit.distill.parallel import Ranks
 from kernelkit.distill.plan import Plan
 from kernelkit.hardware import Hardware
@@ -120,6 +122,13 @@ def test_a_plan_tells_everything_that_is_wrong_with_both_models_and_the_data(tmp
     assert found.keys() == {
         "teacher.ops.rms_norm", "student.ops.swiglu_mlp", "data.seq_len", "data.batch_size", "data.validation"
     }  # fmt: skip
+
+
+def test_no_weight_is_loaded_for_a_plan_that_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(ModelPlan, "build", lambda *args, **options: pytest.fail("weights were loaded"))
+    with pytest.raises(ValidationError, match="liger"):
+        Distiller(config(tmp_path, teacher={"ops": {"rms_norm": "liger"}})).fit()
+    assert not (tmp_path / "run").exists()
 
 
 def test_vocabularies_of_different_size_are_refused_or_spelled_out(tmp_path):

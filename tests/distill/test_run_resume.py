@@ -170,6 +170,8 @@ CHANGES = {
     "model.intermediate_size was 32 and is 40": {
         "student": {"config": shape(16, intermediate_size=40), "ops": {"preset": "eager"}}
     },
+    "teacher.intermediate_size was 48 and is 40": {"teacher": {"config": shape(24, intermediate_size=40)}},
+    "teacher.dtype was 'float32' and is 'bfloat16'": {"teacher": {"dtype": "bfloat16"}},
     "other data than it began with: seq_len was 32 and is 16": {"data": {"seq_len": 16}},
 }
 
@@ -178,8 +180,10 @@ CHANGES = {
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, message):
     fitted(tmp_path)
     shutil.rmtree(tmp_path / "run/student")
+    described = (tmp_path / "run/config.yaml").read_text()
     with pytest.raises(CheckpointError, match=message):
         Distiller(config(tmp_path, **CHANGES[message])).fit(resume=True)
+    assert (tmp_path / "run/config.yaml").read_text() == described
 
 
 def test_kernels_may_be_changed_in_mid_run(tmp_path):
@@ -188,6 +192,7 @@ def test_kernels_may_be_changed_in_mid_run(tmp_path):
     ops = {"preset": "torch", "distillation_loss": "eager"}
     Distiller(config(tmp_path, student={"ops": ops})).fit(resume=True)
     assert (tmp_path / "run/student").is_dir()
+    assert "preset: torch" in (tmp_path / "run/config.yaml").read_text()
 
 
 def test_only_the_newest_checkpoints_are_kept_and_drafts_count_for_nothing(tmp_path):
