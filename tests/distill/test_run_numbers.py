@@ -76,7 +76,6 @@ def two_ranks(rank: int, port: int, folder: str) -> None:
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank)
     )
-    # Eleven steps are more than an epoch, whose last batch is not full.
     fitted(Path(folder), train={"steps": 11, "save_every": 4}, eval={"every": 5}, student={"ops": STUDENTS})
 
 
