@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
-from kernelkit.kernels.distillation_loss.eager import project
 from kernelkit.ops.distillation_loss import DistillationOutput, Divergence
 
 
@@ -25,10 +24,6 @@ class Teaching(NamedTuple):
     hidden_states: Tensor
     weight: Tensor
     bias: Tensor | None = None
-
-    def logits(self) -> Tensor:
-        """[B, S, V] in float32: for looking at, since the loss makes them by chunks."""
-        return project(self.hidden_states, self.weight, self.bias, None, 1.0)
 
     def cut(self, vocabulary: int) -> Teaching:
         """The same for the first ``vocabulary`` tokens alone."""
