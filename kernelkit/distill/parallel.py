@@ -56,6 +56,8 @@ class Ranks:
         dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
         try:
             yield
+            # The first process keeps the addresses of all: it must not leave while another still asks.
+            dist.barrier()
         finally:
             dist.destroy_process_group()
 

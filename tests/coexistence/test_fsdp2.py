@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from kernelkit import kernel_report
 from tests.coexistence.recorded import CALLS, teacher_and_student
 from tests.models.families import assert_close, our_model, tokens
-
-WORLD = 2
+from tests.ranks import WORLD, run_ranks
 
 
 def batch(rank: int) -> dict[str, torch.Tensor]:
@@ -33,14 +29,8 @@ def shard(model: torch.nn.Module, *, head: bool = False) -> torch.nn.Module:
     return model
 
 
-def start(rank: int, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
-
-
-def sharded_teacher_and_student(rank: int, port: int, folder: str) -> None:
-    start(rank, port)
+def sharded_teacher_and_student(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo")
     teacher, student = (shard(model) for model in teacher_and_student())
     callers = []
     for model in (teacher, student, teacher):
@@ -51,11 +41,10 @@ def sharded_teacher_and_student(rank: int, port: int, folder: str) -> None:
     gradients = {name: parameter.grad.full_tensor() for name, parameter in student.named_parameters()}
     if rank == 0:
         torch.save(gradients, Path(folder) / "student.pt")
-    dist.destroy_process_group()
 
 
-def sharded_head(rank: int, port: int, folder: str) -> None:
-    start(rank, port)
+def sharded_head(rank: int) -> None:
+    dist.init_process_group("gloo")
     default = shard(our_model("qwen3", {"attention": "eager"}), head=True)
     assert isinstance(default.lm_head.weight, DTensor)
     assert torch.isfinite(default(**batch(rank)).loss)
@@ -64,17 +53,10 @@ def sharded_head(rank: int, port: int, folder: str) -> None:
     with pytest.raises(ValueError, match="cross_entropy_loss"):
         named(**batch(rank))
     assert kernel_report(default).impls["cross_entropy_loss"] == {"eager"}
-    dist.destroy_process_group()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def test_sharded_models_keep_their_kernels_and_the_gradients_of_one_process(tmp_path: Path) -> None:
-    mp.spawn(sharded_teacher_and_student, args=(free_port(), str(tmp_path)), nprocs=WORLD)
+    run_ranks(sharded_teacher_and_student, str(tmp_path))
     _, student = teacher_and_student()
     for rank in range(WORLD):
         (student.train()(**batch(rank)).loss / WORLD).backward()
@@ -83,5 +65,5 @@ def test_sharded_models_keep_their_kernels_and_the_gradients_of_one_process(tmp_
         assert_close(sharded[name], parameter.grad, 1e-5)
 
 
-def test_a_head_that_is_its_own_unit_is_called_or_the_named_kernel_refused(tmp_path: Path) -> None:
-    mp.spawn(sharded_head, args=(free_port(), str(tmp_path)), nprocs=WORLD)
+def test_a_head_that_is_its_own_unit_is_called_or_the_named_kernel_refused() -> None:
+    run_ranks(sharded_head)

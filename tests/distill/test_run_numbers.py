@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from dependency_injector import providers
 
 from kernelkit import kernel_report
@@ -19,6 +16,7 @@ from kernelkit.distill.optimizer import MasterAdamW, learning_rate
 from kernelkit.distill.stage import Stage
 from kernelkit.distill.teacher import Teacher
 from tests.distill.runs import assert_near, config, figures, fitted, shape, weights
+from tests.ranks import run_ranks
 
 CUTS = [{"packing": packing, "micro_batch_size": size} for packing in (True, False) for size in (1, 2)]
 
@@ -65,17 +63,7 @@ def test_the_gradient_of_a_step_is_the_sum_over_its_tokens_by_their_number(tmp_p
     assert_near(parts, gradient(whole, again, again.micro_batches))
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def two_ranks(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank)
-    )
+def two_ranks(_rank: int, folder: str) -> None:
     fitted(Path(folder), train={"steps": 11, "save_every": 4}, eval={"every": 5}, student={"ops": STUDENTS})
 
 
@@ -87,7 +75,7 @@ def test_two_ranks_come_to_the_weights_and_figures_of_one(tmp_path):
     for folder in (one, two):
         folder.mkdir()
     fitted(one, train={"steps": 11}, eval={"every": 5}, student={"ops": STUDENTS})
-    mp.spawn(two_ranks, args=(free_port(), str(two)), nprocs=2)
+    run_ranks(two_ranks, str(two))
     assert_near(weights(two), weights(one))
     for mine, theirs in zip(figures(two), figures(one), strict=True):
         assert mine[:3] == theirs[:3]

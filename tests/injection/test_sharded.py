@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from kernelkit import eject, inject, kernel_report
-from tests.coexistence.test_fsdp2 import WORLD, batch, free_port, start
+from tests.coexistence.test_fsdp2 import batch
 from tests.injection.stock import stock
 from tests.models.families import assert_close
+from tests.ranks import WORLD, run_ranks
 
 OPS = {"preset": "eager", "attention": "sdpa"}
 
@@ -26,11 +26,10 @@ def shard(model: torch.nn.Module) -> torch.nn.Module:
     return fully_shard(model)
 
 
-def train(rank: int, port: int, folder: str) -> None:
-    start(rank, port)
+def train(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo")
     for when in ("before", "after"):
         train_injected(when, rank, folder)
-    dist.destroy_process_group()
 
 
 def train_injected(when: str, rank: int, folder: str) -> None:
@@ -51,7 +50,7 @@ def train_injected(when: str, rank: int, folder: str) -> None:
 
 
 def test_sharded_models_have_the_gradients_of_one_process(tmp_path: Path) -> None:
-    mp.spawn(train, args=(free_port(), str(tmp_path)), nprocs=WORLD)
+    run_ranks(train, str(tmp_path))
     model = inject(stock("qwen3"), OPS).train()
     for rank in range(WORLD):
         (model(**batch(rank)).loss / WORLD).backward()
