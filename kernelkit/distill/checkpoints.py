@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,11 +17,12 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as read_tensors
 from torch.distributed.checkpoint.state_dict_saver import save as write_tensors
 
-from kernelkit.distill.atomic import replace_text
+from kernelkit.distill.atomic import rename_folder, replace_text
 from kernelkit.distill.parallel import Ranks
 from kernelkit.errors import shown
 
 MANIFEST = "kernelkit.json"
+FINISHED = "finished.json"
 FORMAT = 1
 
 
@@ -81,11 +81,7 @@ class Checkpoints:
                 "files": hashes,
             }
             replace_text(draft / MANIFEST, json.dumps(manifest, indent=1))
-            for path in draft.iterdir():
-                _sync(path)
-            shutil.rmtree(final, ignore_errors=True)
-            draft.rename(final)
-            _sync(self.folder)
+            rename_folder(draft, final)
             for old in self.found()[: -self.keep]:
                 shutil.rmtree(old)
         self.ranks.wait()
@@ -99,15 +95,16 @@ class Checkpoints:
         """The newest checkpoint, verified; None where there is none.
 
         Args:
-            last_good: pass over newer ones that are damaged.
+            last_good: set newer ones aside that are damaged or of another run, as ``unused-step-<number>``.
 
         Raises:
             CheckpointError: for one that is damaged, and for one of another run.
         """
-        faults = []
+        faults: list[str] = []
         for path in reversed(self.found()):
             manifest, fault = self._verified(path)
             if fault is None:
+                self._set_aside(len(faults))
                 return Checkpoint(path, int(manifest["step"]), manifest["position"])
             faults.append(fault)
             if not last_good:
@@ -131,6 +128,43 @@ class Checkpoints:
             reason = str(error).strip().splitlines()[-1]
             raise CheckpointError(f"{checkpoint.path} does not fit this model: {reason}") from error
 
+    def finish(self) -> None:
+        """Note of what run the trained model is, before it is saved."""
+        if self.ranks.is_first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            replace_text(self.folder / FINISHED, json.dumps(self.identity, indent=1))
+
+    def check_finished(self) -> None:
+        """Make sure that the trained model which is there is of this run.
+
+        Raises:
+            CheckpointError: where it is not.
+        """
+        note = self.folder / FINISHED
+        try:
+            theirs = dict(json.loads(note.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{note} does not tell of what run the finished model is: {error!r}") from error
+        if changes := self._changes({name: theirs.get(name) for name in self.identity}):
+            raise CheckpointError(f"the finished training that {note} tells of was another: {changes}")
+
+    def _changes(self, theirs: Mapping[str, Any]) -> str:
+        """In what another identity differs from this run's."""
+        return "; ".join(
+            f"{name} was {shown(theirs.get(name))} and is {shown(self.identity.get(name))}"
+            for name in dict.fromkeys([*self.identity, *theirs])
+            if theirs.get(name) != self.identity.get(name)
+        )
+
+    def _set_aside(self, number: int) -> None:
+        """Let the newest ``number`` checkpoints count no more, without deleting them."""
+        if self.ranks.is_first and number:
+            for path in self.found()[-number:]:
+                aside = path.with_name(f"unused-{path.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+        self.ranks.wait()
+
     def _verified(self, path: Path) -> tuple[dict[str, Any], str | None]:
         """The manifest, and what is wrong with the checkpoint, the same on every rank."""
         try:
@@ -141,14 +175,8 @@ class Checkpoints:
             return {}, f"{path} is no checkpoint of kernelkit, or is damaged: {error!r} in {MANIFEST}"
         if manifest.get("format") != FORMAT:
             return {}, f"{path} has format {shown(manifest.get('format'))}, and this kernelkit reads {FORMAT}"
-        names = dict.fromkeys([*self.identity, *theirs])
-        changes = [
-            f"{name} was {shown(theirs.get(name))} and is {shown(self.identity.get(name))}"
-            for name in names
-            if theirs.get(name) != self.identity.get(name)
-        ]
-        if changes:
-            return {}, f"{path} is of another run: {'; '.join(changes)}"
+        if changes := self._changes(theirs):
+            return {}, f"{path} is of another run: {changes}"
         mine = sorted(files)[self.ranks.rank :: self.ranks.world_size]
         faults = self._gathered({name: fault for name in mine if (fault := _difference(path / name, files[name]))})
         return manifest, f"{path} is damaged: {'; '.join(faults.values())}" if faults else None
@@ -185,12 +213,3 @@ def _difference(path: Path, wanted: list[Any]) -> str | None:
     if size != wanted[0]:
         return f"{path.name} has {size} bytes of {wanted[0]}"
     return None if _described(path) == wanted else f"{path.name} is not what was written"
-
-
-def _sync(path: Path) -> None:
-    """Wait until what was written is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,6 +17,7 @@ from kernelkit.distill.config import DistillConfig
 from kernelkit.distill.container import DistillContainer, make_model
 from kernelkit.distill.flops import Speed, forward_flops, peak_flops
 from kernelkit.distill.folder import STAGES, RunFolder
+from kernelkit.distill.identity import identity, schedule
 from kernelkit.distill.metrics import read_records
 from kernelkit.distill.model_plan import ModelPlan
 from kernelkit.distill.plan import Plan
@@ -103,13 +104,16 @@ class Distiller:
             sink = FanOut(self.container.sinks())
             try:
                 for name in self.stages():
-                    if not self.folder.is_done(name):
-                        trainer = self._trainer(name, sink, stop)
-                        if resume:
-                            trainer.resume(last_good=last_good)
-                            self.folder.describe()
-                        trainer.fit()
-                        self.folder.save(trainer.stage.model, plan.data.tokenizer, self.folder.path / name)
+                    if self.folder.is_done(name):
+                        self._checkpoints(name).check_finished()
+                        continue
+                    trainer = self._trainer(name, sink, stop)
+                    if resume:
+                        trainer.resume(last_good=last_good)
+                        self.folder.describe()
+                    trainer.fit()
+                    trainer.checkpoints.finish()
+                    self.folder.save(trainer.stage.model, plan.data.tokenizer, self.folder.path / name)
             finally:
                 sink.close()
             report = self.report()
@@ -166,20 +170,23 @@ class Distiller:
             evaluation=self.container.evaluation(),
             every=(self.config.eval.every, train.save_every),
             sink=sink,
-            checkpoints=Checkpoints(
-                self.folder.path / "checkpoints" / name, plan.ranks, dict(self._identity(stage)), train.keep
-            ),
+            checkpoints=self._checkpoints(name, stage.teacher),
             speed=self._speed(stage),
             ranks=plan.ranks,
             device=plan.student.device if name != "teacher" else plan.teacher.device,
             stop=stop,
         )
 
+    def _checkpoints(self, name: str, teacher: Teacher | None = None) -> Checkpoints:
+        ranks, folder = self.plan.ranks, self.folder.path / "checkpoints" / name
+        taught_by = {"teacher.weights": teacher.fingerprint(ranks)} if teacher else {}
+        return Checkpoints(folder, ranks, identity(self.plan, name) | taught_by, self.config.train.keep)
+
     def _stage(self, name: str) -> Stage:
-        config, lr, steps = self.config, self.config.optim.lr, self.config.train.steps
+        config = self.config
+        steps, lr = schedule(config, name)
         teacher = judge = None
-        if name == "teacher" and config.teacher.pretrain is not None:
-            steps, lr = config.teacher.pretrain.steps, config.teacher.pretrain.lr or lr
+        if name == "teacher":
             model = make_model(self.plan.teacher, self.plan.ranks, seed=config.train.teacher_seed)
         else:
             judge = self.teacher
@@ -196,22 +203,6 @@ class Distiller:
     def _saved(self, stage: str) -> CausalLM | None:
         path = self.folder.path / stage
         return make_model(self._model_plan(stage), self.plan.ranks, path) if self.folder.is_done(stage) else None
-
-    def _identity(self, stage: Stage) -> Iterator[tuple[str, Any]]:
-        """What a checkpoint must share with a run that goes on from it. Kernels, devices and ranks may differ."""
-        yield "stage", stage.name
-        yield from (("steps", stage.steps), ("lr", stage.lr), ("seed", stage.seed))
-        plan = self._model_plan(stage.name)
-        yield "dtype", plan.section.dtype
-        sections = {"optim": self.config.optim.model_dump(mode="json")}
-        if stage.teacher is not None:
-            sections["loss"] = stage.distillation._asdict()
-            sections["teacher"] = {"dtype": self.plan.teacher.section.dtype, **_shape(self.plan.teacher)}
-        for section, values in sections.items():
-            for key, value in values.items():
-                yield f"{section}.{key}", value
-        for key, value in _shape(plan).items():
-            yield f"model.{key}", value
 
     def _speed(self, stage: Stage) -> Speed:
         seq_len, plan = self.config.data.seq_len, self._model_plan(stage.name)
@@ -241,15 +232,6 @@ class Distiller:
                 yield package, metadata.version(package)
             except metadata.PackageNotFoundError:
                 continue
-
-
-def _shape(plan: ModelPlan) -> dict[str, Any]:
-    """What a model's config says of the model itself, and not of where it comes from."""
-    own = plan.config.to_diff_dict()
-    return {key: own[key] for key in sorted(own.keys() - _ORIGIN)}
-
-
-_ORIGIN = {"transformers_version", "_name_or_path", "architectures", "dtype"}
 
 
 def _size(model: torch.nn.Module) -> int:

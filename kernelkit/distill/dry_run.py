@@ -38,9 +38,8 @@ class DryRun:
         teacher, student = map(kernel_report, outlines)
         try:
             memory, obstacle = predict(plan), ""
-        except (
-            Exception
-        ) as error:  # kernels of another machine, which may not import; a step that meta tensors cannot take
+        # Kernels of another machine may not import, and meta tensors cannot take every step.
+        except Exception as error:
             memory, obstacle = None, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         return cls(plan, teacher, student, (sizes[0], sizes[1]), memory, obstacle)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch.distributed.checkpoint.state_dict as dcp_state
 from transformers import PreTrainedTokenizerBase
 
-from kernelkit.distill.atomic import replace_text
+from kernelkit.distill.atomic import rename_folder, replace_text
 from kernelkit.distill.config import DistillConfig
 from kernelkit.distill.parallel import Ranks
 from kernelkit.models.layers.causal_lm import CausalLM
@@ -47,7 +47,8 @@ class RunFolder:
         if self.ranks.is_first:
             if not resume:
                 for name in WRITTEN:
-                    _remove(self.path / name)
+                    for path in (name, f".{name}.draft", f".{name}.new"):
+                        _remove(self.path / path)
             self.path.mkdir(parents=True, exist_ok=True)
             if not (resume and mine):
                 self.describe()
@@ -71,8 +72,7 @@ class RunFolder:
             _remove(draft)
             model.save_pretrained(draft, state_dict=state)
             tokenizer.save_pretrained(draft)
-            _remove(path)
-            draft.rename(path)
+            rename_folder(draft, path)
         self.ranks.wait()
 
 

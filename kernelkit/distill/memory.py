@@ -21,7 +21,7 @@ from kernelkit.distill.data.batch import Batch, BatchId
 from kernelkit.distill.model_plan import ModelPlan
 from kernelkit.distill.optimizer import MasterAdamW
 from kernelkit.distill.plan import Plan
-from kernelkit.distill.stage import Stage, learn
+from kernelkit.distill.stage import Stage, compute_gradient
 from kernelkit.distill.teacher import Teacher
 from kernelkit.kernels.custom_op import custom_op, scratch_bytes
 from kernelkit.models.layers.causal_lm import CausalLM
@@ -105,7 +105,8 @@ def predict(plan: Plan) -> Memory:
         teacher = Teacher(teacher_model, META)
         stage = _stage(plan.config, student, teacher)
         for _ in range(2):  # the second step has everything that the first one leaves behind
-            learn(stage, optimizer, _batches(plan), 1, 1e-3, META)
+            compute_gradient(stage, optimizer, _batches(plan), 1, META)
+            optimizer.step(1e-3)
     sharded = _sharded_away([teacher_model, student], plan.ranks.world_size, states)
     return Memory(tracker.peak - sharded + WORKSPACE, weights, states)
 

@@ -74,21 +74,25 @@ class MasterAdamW:
             weight.grad = None
 
     @torch.no_grad()
-    def step(self, lr: float) -> Tensor:
-        """Clip, step, write the weights, and forget the gradients.
+    def clip(self) -> Tensor:
+        """Clip the gradient.
 
         Returns:
-            The norm of the gradient before it was clipped, a scalar on the device.
+            Its norm before that, a scalar on the device.
         """
         norm = torch.nn.utils.get_total_norm([m.grad for m in self.masters.values() if m.grad is not None])
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.masters.values(), self.config.clip_norm, norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Step, write the weights, and forget the gradient."""
         for group in self.adamw.param_groups:
             group["lr"] = lr
         self.adamw.step()
         self.adamw.zero_grad()
         self.write_weights()
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def state(self) -> dict[str, Any]:
         """Masters and moments by the names of the weights: tensors to be saved, and to be read into."""

@@ -1,4 +1,4 @@
-"""What is trained and how, and one step of it."""
+"""What is trained and how, and the gradient of one step."""
 
 from __future__ import annotations
 
@@ -65,23 +65,21 @@ class Stage:
         return loss, torch.stack([loss, *parts]).detach()
 
 
-def learn(
+def compute_gradient(
     stage: Stage,
     optimizer: MasterAdamW,
     batches: Sequence[Batch],
     num_targets: int,
-    lr: float,
     device: torch.device,
     world_size: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """One step of the optimizer on all ``batches`` of this rank.
+    """Give ``optimizer`` the gradient of all ``batches`` of this rank, clipped.
 
     Args:
         stage: what is trained.
         optimizer: of its model.
         batches: the micro-batches.
         num_targets: labels that count in the whole step, over all ranks.
-        lr: learning rate.
         device: of the model.
         world_size: number of ranks.
 
@@ -95,4 +93,4 @@ def learn(
         (loss * world_size).backward()  # type: ignore[no-untyped-call]  # untyped in torch
         optimizer.accumulate()
         sums += figures
-    return sums, optimizer.step(lr)
+    return sums, optimizer.clip()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
+from torch.distributed.tensor import DTensor
 
 from kernelkit.distill.data.batch import IGNORED, Batch
+from kernelkit.distill.parallel import Ranks
 from kernelkit.models.layers.causal_lm import CausalLM
 from kernelkit.models.layers.teaching import Teaching
 
@@ -43,6 +47,22 @@ class Teacher:
         targets = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[..., 1:].to(home)
         loss, _ = self.model.cross_entropy_loss(hidden_states, weight, targets, bias=bias, num_items_in_batch=1)
         return loss.to(self.device)
+
+    @torch.no_grad()
+    def fingerprint(self, ranks: Ranks) -> str:
+        """What the weights are: the same on every device, and for any number of ranks."""
+        # Bits are added up as whole numbers, whose sum does not depend on the order.
+        sums = [_bits(weight, ranks).sum(dtype=torch.int64) for weight in self.model.parameters()]
+        return hashlib.blake2b(ranks.sum(torch.stack(sums)).cpu().numpy().tobytes(), digest_size=8).hexdigest()
+
+
+def _bits(weight: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """This rank's part of a weight as integers; of a weight that every rank has, the first one's."""
+    if isinstance(weight, DTensor):
+        weight = weight.to_local()
+    elif not ranks.is_first:
+        weight = weight[:0]
+    return weight.view({2: torch.int16, 4: torch.int32}[weight.element_size()])
 
 
 def device_of(model: torch.nn.Module) -> torch.device:

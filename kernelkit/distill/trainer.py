@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kernelkit.distill.checkpoints import CheckpointError, Checkpoints
+from kernelkit.distill.checkpoints import Checkpoints
 from kernelkit.distill.data.batch import Step
 from kernelkit.distill.data.loader import Loader
 from kernelkit.distill.evaluation import Evaluation
@@ -20,7 +20,7 @@ from kernelkit.distill.flops import Speed
 from kernelkit.distill.metrics import Record, Sink
 from kernelkit.distill.optimizer import MasterAdamW, learning_rate
 from kernelkit.distill.parallel import Ranks
-from kernelkit.distill.stage import SUMMED, Stage, learn
+from kernelkit.distill.stage import SUMMED, Stage, compute_gradient
 
 
 class NonFiniteLossError(RuntimeError):
@@ -76,10 +76,7 @@ class Trainer:
         """
         checkpoint = self.checkpoints.latest(last_good=last_good)
         if checkpoint is not None:
-            try:
-                self.data.load_state_dict(checkpoint.position)
-            except ValueError as error:
-                raise CheckpointError(f"{checkpoint.path}: {error}") from error
+            self.data.load_state_dict(checkpoint.position)
             self.checkpoints.read_into(checkpoint, self.optimizer.state())
             self.optimizer.write_weights()
             self.done = checkpoint.step
@@ -120,13 +117,15 @@ class Trainer:
         began = time.perf_counter()
         # Seeded anew at each step, so that a run that is resumed draws what it would have drawn.
         torch.manual_seed(_seed(self.stage.seed, self.done, self.ranks.rank))
-        lr = learning_rate(self.stage.optim, self.stage.lr, self.done, self.stage.steps)
-        sums, norm = learn(
-            self.stage, self.optimizer, step.micro_batches, step.num_targets, lr, self.device, self.ranks.world_size
+        sums, norm = compute_gradient(
+            self.stage, self.optimizer, step.micro_batches, step.num_targets, self.device, self.ranks.world_size
         )
         grad_norm = norm.item()
         found = dict(zip(SUMMED, self.ranks.sum(sums).tolist(), strict=True))
+        # Before the optimizer takes it into the weights.
         self._check_finite(found["loss"], grad_norm, step)
+        lr = learning_rate(self.stage.optim, self.stage.lr, self.done, self.stage.steps)
+        self.optimizer.step(lr)
         seconds = time.perf_counter() - began
         if self.stage.teacher is None:
             found = {name: found[name] for name in ("loss", "cross_entropy")}

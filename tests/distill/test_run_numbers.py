@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from dependency_injector import providers
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM
 
 from kernelkit import kernel_report
 from kernelkit.distill.config import OptimConfig
@@ -15,7 +18,7 @@ from kernelkit.distill.distiller import Distiller
 from kernelkit.distill.optimizer import MasterAdamW, learning_rate
 from kernelkit.distill.stage import Stage
 from kernelkit.distill.teacher import Teacher
-from tests.distill.runs import assert_near, config, figures, fitted, shape, weights
+from tests.distill.runs import ROWS, assert_near, config, figures, fitted, shape, weights
 from tests.ranks import run_ranks
 
 CUTS = [{"packing": packing, "micro_batch_size": size} for packing in (True, False) for size in (1, 2)]
@@ -34,7 +37,7 @@ def test_the_weights_do_not_depend_on_the_micro_batches(tmp_path, cut):
     assert_near(weights(parts), weights(whole), 1e-4)
 
 
-def gradient(distiller, step, micro_batches):
+def gradient(distiller, step):
     stage = Stage(
         "student",
         distiller.container.student(),
@@ -46,21 +49,56 @@ def gradient(distiller, step, micro_batches):
         steps=1,
         seed=0,
     )
-    for batch in micro_batches:
+    for batch in step.micro_batches:
         loss, _ = stage.loss(batch, step.num_targets)
-        loss.backward()
-    return {name: parameter.grad for name, parameter in stage.model.named_parameters()}
+        (loss * distiller.plan.ranks.world_size).backward()
+    gradients = {name: parameter.grad for name, parameter in stage.model.named_parameters()}
+    return {name: each.full_tensor() if isinstance(each, DTensor) else each for name, each in gradients.items()}
 
 
-def test_the_gradient_of_a_step_is_the_sum_over_its_tokens_by_their_number(tmp_path):
-    distiller = Distiller(config(tmp_path, data={"micro_batch_size": 1, "packing": False}))
-    step = next(distiller.plan.data.train)
-    parts = gradient(distiller, step, step.micro_batches)
-    whole = Distiller(config(tmp_path, data={"packing": False}))
-    again = next(whole.plan.data.train)
-    assert again.num_targets == step.num_targets
+def conversations():
+    """Chats, of which only what the assistant says is learnt."""
+    for number in range(12):
+        asked = {"role": "user", "content": f"line {number}"}
+        yield {"messages": [asked, {"role": "assistant", "content": "the dog " * (number % 3)}]}
+
+
+@pytest.mark.parametrize("chats", [False, True], ids=["text", "chat"])
+def test_the_gradient_of_a_step_is_the_sum_over_its_tokens_by_their_number(tmp_path, chats):
+    data = {"packing": False}
+    if chats:
+        data |= {"train": str(tmp_path / "chats.jsonl"), "chat": True}
+        Path(data["train"]).write_text("".join(json.dumps(each) + "\n" for each in conversations()))
+    parts, whole = (Distiller(config(tmp_path, data={**data, **cut})) for cut in ({"micro_batch_size": 1}, {}))
+    step, again = (next(distiller.plan.data.train) for distiller in (parts, whole))
+    assert again.num_targets == step.num_targets < step.num_tokens
     assert len({batch.num_targets for batch in step.micro_batches}) > 1
-    assert_near(parts, gradient(whole, again, again.micro_batches))
+    assert_near(gradient(parts, step), gradient(whole, again))
+
+
+def last_gradient(folder, rows):
+    """The gradient of an epoch's last step, and how many labels count in this rank's share of it."""
+    few = folder / "few.jsonl"
+    few.write_text("".join(json.dumps({"text": row}) + "\n" for row in ROWS[:rows]))
+    distiller = Distiller(config(folder, data={"train": str(few)}))
+    with distiller.plan.ranks.joined(torch.device("cpu")):
+        *_, step = distiller.plan.data.train.epoch()
+        return gradient(distiller, step), [batch.num_targets for batch in step.micro_batches]
+
+
+def last_gradient_of_a_rank(rank, folder, rows):
+    torch.save(last_gradient(Path(folder), rows), f"{folder}/{rank}.pt")
+
+
+@pytest.mark.parametrize("rows", [25, 26], ids=["one rank has only padding", "both ranks have labels"])
+def test_the_gradient_of_a_step_does_not_depend_on_the_ranks(tmp_path, rows):
+    run_ranks(last_gradient_of_a_rank, str(tmp_path), rows)
+    (two, first), (again, second) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert (sum(second) == 0) == (rows == 25)
+    one, targets = last_gradient(tmp_path, rows)
+    assert sum(first + second) == sum(targets)
+    assert_near(two, one, 1e-6)
+    assert_near(again, two, 0.0)
 
 
 def two_ranks(_rank: int, folder: str) -> None:
@@ -80,6 +118,7 @@ def test_two_ranks_come_to_the_weights_and_figures_of_one(tmp_path):
     for mine, theirs in zip(figures(two), figures(one), strict=True):
         assert mine[:3] == theirs[:3]
         assert mine[3] == pytest.approx(theirs[3], rel=1e-5, abs=1e-7)
+    assert AutoModelForCausalLM.from_pretrained(two / "run/student").num_parameters() > 0
     # What two ranks have saved, one may go on with.
     resumed = Distiller(config(two, train={"steps": 11, "save_every": 4}, eval={"every": 5}, student={"ops": STUDENTS}))
     (two / "run/student").rename(two / "run/.student")
@@ -170,7 +209,8 @@ def test_only_matrices_decay_and_gradients_are_clipped_as_a_whole():
     optimizer.step(0.1)
     assert torch.allclose(model.weight, torch.full((3, 3), 0.95)) and torch.equal(model.bias, torch.ones(3))
     model.weight.grad, model.bias.grad = torch.full((3, 3), 4.0), torch.zeros(3)
-    assert optimizer.step(0.0) == 12
+    assert optimizer.clip() == 12
+    optimizer.step(0.0)
     assert optimizer.adamw.state[model.weight]["exp_avg"].norm() == pytest.approx(0.1)
 
 

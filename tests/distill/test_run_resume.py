@@ -158,6 +158,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_taken_if_asked(tm
         resumed(tmp_path)
     assert good.name not in str(caught.value)
     resumed(tmp_path, last_good=True)
+    assert last.with_name(f"unused-{last.name}").is_dir()
     assert_same(weights(tmp_path), weights(undisturbed))
     assert figures(tmp_path) == figures(undisturbed)
 
@@ -172,7 +173,7 @@ CHANGES = {
     },
     "teacher.intermediate_size was 48 and is 40": {"teacher": {"config": shape(24, intermediate_size=40)}},
     "teacher.dtype was 'float32' and is 'bfloat16'": {"teacher": {"dtype": "bfloat16"}},
-    "other data than it began with: seq_len was 32 and is 16": {"data": {"seq_len": 16}},
+    "data.seq_len was 32 and is 16": {"data": {"seq_len": 16}},
 }
 
 
@@ -184,6 +185,24 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, message):
     with pytest.raises(CheckpointError, match=message):
         Distiller(config(tmp_path, **CHANGES[message])).fit(resume=True)
     assert (tmp_path / "run/config.yaml").read_text() == described
+
+
+def test_a_checkpoint_knows_the_weights_of_its_teacher(tmp_path):
+    fitted(tmp_path)
+    shutil.rmtree(tmp_path / "run/student")
+    again = Distiller(config(tmp_path))
+    again.teacher.model.model.norm.weight[0] += 1e-3
+    with pytest.raises(CheckpointError, match=r"teacher.weights was '[0-9a-f]{16}' and is '"):
+        again.fit(resume=True)
+
+
+def test_a_finished_training_of_another_run_is_refused(tmp_path):
+    fitted(tmp_path)
+    with pytest.raises(CheckpointError, match=r"finished training .* was another: .*optim.lr was 0.01 and is 0.02"):
+        Distiller(config(tmp_path, optim={"lr": 0.02})).fit(resume=True)
+    (tmp_path / "run/checkpoints/student/finished.json").unlink()
+    with pytest.raises(CheckpointError, match="does not tell of what run the finished model is"):
+        Distiller(config(tmp_path)).fit(resume=True)
 
 
 def test_kernels_may_be_changed_in_mid_run(tmp_path):
@@ -198,7 +217,7 @@ def test_kernels_may_be_changed_in_mid_run(tmp_path):
 def test_only_the_newest_checkpoints_are_kept_and_drafts_count_for_nothing(tmp_path):
     fitted(tmp_path, train={"steps": 9, "save_every": 2, "keep": 3})
     folder = tmp_path / "run/checkpoints/student"
-    assert [path.name for path in sorted(folder.iterdir())] == ["step-00000004", "step-00000006", "step-00000008"]
+    assert [path.name for path in sorted(folder.glob("step-*"))] == ["step-00000004", "step-00000006", "step-00000008"]
     shutil.rmtree(tmp_path / "run/student")
     (folder / ".step-00000009.draft").mkdir()
     Distiller(config(tmp_path, train={"steps": 9, "save_every": 2, "keep": 3})).fit(resume=True)
@@ -221,6 +240,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
         distiller.fit()
     assert [path.name for path in sorted((tmp_path / "run/checkpoints/student").iterdir())][-1] == "step-00000004"
     assert not (tmp_path / "run/student").exists()
+    assert all(torch.isfinite(weight).all() for weight in student.parameters())
 
 
 def test_a_folder_that_is_no_run_is_not_touched(tmp_path):
@@ -231,8 +251,10 @@ def test_a_folder_that_is_no_run_is_not_touched(tmp_path):
             Distiller(config(tmp_path)).fit(**options)
     fitted(tmp_path / "run", output={"dir": str(tmp_path / "other")})
     (tmp_path / "other/notes.txt").write_text("mine")
+    (tmp_path / "other/.student.draft").mkdir()
     Distiller(config(tmp_path, output={"dir": str(tmp_path / "other")})).fit(overwrite=True)
     assert (tmp_path / "other/notes.txt").read_text() == "mine"
+    assert not (tmp_path / "other/.student.draft").exists()
 
 
 def test_a_manifest_lists_every_file(tmp_path):
