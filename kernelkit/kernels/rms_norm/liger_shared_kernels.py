@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernelkit.kernels.custom_op import custom_op
+from kernelkit.kernels.lean_op import differentiable_op, lean_op
 from kernelkit.spec import Kernel
 
 LLAMA, GEMMA = 0, 1
@@ -35,21 +35,12 @@ def variants(
         roots = hidden_states.new_empty(math.prod(hidden_states.shape[:-1]), dtype=torch.float32)
         return hidden_states.new_empty(hidden_states.shape), roots
 
-    @custom_op(name, fake=empty_output)
-    def normalise(
-        hidden_states: Tensor, weight: Tensor, eps: float, offset: float, casting: int
-    ) -> tuple[Tensor, Tensor]:
-        if hidden_states.numel() == 0:
-            return empty_output(hidden_states, weight, eps, offset, casting)
-        output, roots = forward(_rows(hidden_states), weight.contiguous(), eps, offset, casting)
-        return output.view(hidden_states.shape), roots
-
     def empty_gradients(
         gradient: Tensor, hidden_states: Tensor, weight: Tensor, roots: Tensor, offset: float, casting: int
     ) -> tuple[Tensor, Tensor]:
         return hidden_states.new_empty(hidden_states.shape), weight.new_empty(weight.shape)
 
-    @custom_op(f"{name}_backward", fake=empty_gradients)
+    @lean_op(f"{name}_backward", fake=empty_gradients)
     def gradients(
         gradient: Tensor, hidden_states: Tensor, weight: Tensor, roots: Tensor, offset: float, casting: int
     ) -> tuple[Tensor, Tensor]:
@@ -67,7 +58,14 @@ def variants(
     def differentiate(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         return *gradients(gradient, *ctx.saved_tensors, ctx.offset, ctx.casting), None, None, None
 
-    normalise.register_autograd(differentiate, setup_context=save)
+    @differentiable_op(name, fake=empty_output, save=save, differentiate=differentiate)
+    def normalise(
+        hidden_states: Tensor, weight: Tensor, eps: float, offset: float, casting: int
+    ) -> tuple[Tensor, Tensor]:
+        if hidden_states.numel() == 0:
+            return empty_output(hidden_states, weight, eps, offset, casting)
+        output, roots = forward(_rows(hidden_states), weight.contiguous(), eps, offset, casting)
+        return output.view(hidden_states.shape), roots
 
     def call(hidden_states: Tensor, weight: Tensor, eps: float, offset: float, casting: int) -> Tensor:
         output: Tensor

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kernelkit.kernels.custom_op import custom_op
+from kernelkit.kernels.lean_op import differentiable_op
 from kernelkit.spec import Kernel
 
 
@@ -24,15 +24,6 @@ def rotation(name: str, forward: Callable[..., Any], backward: Callable[..., Any
     def empty_output(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, back: bool) -> tuple[Tensor, Tensor]:
         return _empty(query), _empty(key)
 
-    @custom_op(name, fake=empty_output)
-    def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, back: bool) -> tuple[Tensor, Tensor]:
-        own_query, own_key = _empty(query).copy_(query), _empty(key).copy_(key)
-        if query.numel() == 0:
-            return own_query, own_key
-        launch = backward if back else forward
-        rotated_query, rotated_key, *_ = launch(own_query, own_key, cos.contiguous(), sin.contiguous())
-        return rotated_query, rotated_key
-
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         _, _, cos, sin, ctx.back = inputs
         ctx.save_for_backward(cos, sin)
@@ -41,7 +32,14 @@ def rotation(name: str, forward: Callable[..., Any], backward: Callable[..., Any
         # The gradient of a rotation is the rotation back.
         return *rotate(of_query, of_key, *ctx.saved_tensors, not ctx.back), None, None, None
 
-    rotate.register_autograd(differentiate, setup_context=save)
+    @differentiable_op(name, fake=empty_output, save=save, differentiate=differentiate)
+    def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, back: bool) -> tuple[Tensor, Tensor]:
+        own_query, own_key = _empty(query).copy_(query), _empty(key).copy_(key)
+        if query.numel() == 0:
+            return own_query, own_key
+        launch = backward if back else forward
+        rotated_query, rotated_key, *_ = launch(own_query, own_key, cos.contiguous(), sin.contiguous())
+        return rotated_query, rotated_key
 
     def rotary_pos_emb(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         rotated: tuple[Tensor, Tensor] = rotate(query, key, cos, sin, False)

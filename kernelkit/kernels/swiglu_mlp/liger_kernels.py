@@ -10,7 +10,7 @@ from liger_kernel.ops.geglu import geglu_backward, geglu_forward
 from liger_kernel.ops.swiglu import swiglu_backward, swiglu_forward
 from torch import Tensor
 
-from kernelkit.kernels.custom_op import custom_op
+from kernelkit.kernels.lean_op import differentiable_op, lean_op
 from kernelkit.spec import Kernel
 
 
@@ -18,17 +18,10 @@ def _pure(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) 
     def empty_output(gate: Tensor, up: Tensor) -> Tensor:
         return gate.new_empty(gate.shape)
 
-    @custom_op(name, fake=empty_output)
-    def activate(gate: Tensor, up: Tensor) -> Tensor:
-        if gate.numel() == 0:
-            return empty_output(gate, up)
-        _, _, output = forward(gate.contiguous(), up.contiguous())
-        return output  # type: ignore[no-any-return]  # Liger has no types
-
     def empty_gradients(gradient: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
         return gate.new_empty(gate.shape), up.new_empty(up.shape)
 
-    @custom_op(f"{name}_backward", fake=empty_gradients)
+    @lean_op(f"{name}_backward", fake=empty_gradients)
     def gradients(gradient: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
         if gate.numel() == 0:
             return empty_gradients(gradient, gate, up)
@@ -44,7 +37,12 @@ def _pure(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) 
         of_gate, of_up = gradients(gradient, *ctx.saved_tensors)
         return of_gate, of_up
 
-    activate.register_autograd(differentiate, setup_context=save)
+    @differentiable_op(name, fake=empty_output, save=save, differentiate=differentiate)
+    def activate(gate: Tensor, up: Tensor) -> Tensor:
+        if gate.numel() == 0:
+            return empty_output(gate, up)
+        _, _, output = forward(gate.contiguous(), up.contiguous())
+        return output  # type: ignore[no-any-return]  # Liger has no types
 
     def kernel(gate: Tensor, up: Tensor) -> Tensor:
         output: Tensor = activate(gate, up)
