@@ -17,7 +17,8 @@ class CrossEntropyLoss(Protocol):
 
     logits = hidden @ weight.T + bias, times ``logit_scale``, then softcap * tanh(logits / softcap), in the dtype of the
     hidden states; the loss is taken of logits.float(), as transformers' ``ForCausalLMLoss`` does. A kernel may keep
-    more precision than that between the steps.
+    more precision than that between the steps. ``z_loss_coef`` adds that multiple of logsumexp(logits)^2, divided as
+    the loss itself is: PaLM's auxiliary loss (section 5 of Chowdhery et al., arXiv:2204.02311).
     """
 
     def __call__(
@@ -31,6 +32,7 @@ class CrossEntropyLoss(Protocol):
         num_items_in_batch: int | Tensor | None = None,
         softcap: float | None = None,
         logit_scale: float = 1.0,
+        z_loss_coef: float = 0.0,
         return_logits: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Cross-entropy of ``labels`` under the head ``weight``, ``bias``.
@@ -45,6 +47,7 @@ class CrossEntropyLoss(Protocol):
                 the number of labels that count; where that is zero the loss is nan, as in ``F.cross_entropy``.
             softcap: Gemma's ``final_logit_softcapping``, or None.
             logit_scale: factor of the logits (Cohere's ``logit_scale``; the inverse of Granite's ``logits_scaling``).
+            z_loss_coef: factor of the squared logarithms of the softmax's normaliser, 1e-4 in PaLM; 0 for none.
             return_logits: the logits must be returned. Otherwise they are where the kernel has them anyway.
 
         Returns:
@@ -53,7 +56,7 @@ class CrossEntropyLoss(Protocol):
 
 
 def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Samples:
-    """Each argument at work once: ignored labels, a count, bias, softcap and scale together, and a batched shape."""
+    """Each argument at work once: ignored labels, a count, bias, softcap and scale, z-loss, and a batched shape."""
     cases: tuple[tuple[tuple[int, ...], int, int, bool, dict[str, Any]], ...] = (
         ((6,), 16, 33, False, {}),
         ((2, 5), 32, 48, True, {}),
@@ -61,6 +64,8 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
         ((4,), 16, 24, False, {"num_items_in_batch": torch.tensor(5, device=device)}),
         ((8,), 16, 48, True, {"softcap": 3.0, "logit_scale": 0.5, "ignore_index": 7}),
         ((3,), 16, 32, False, {"return_logits": True}),
+        ((7,), 16, 40, True, {"softcap": 4.0, "z_loss_coef": 0.1}),
+        ((5,), 16, 24, False, {"z_loss_coef": 0.05, "num_items_in_batch": 9}),
     )
     for shape, hidden, vocabulary, biased, keywords in cases:
         labels = torch.randint(vocabulary, shape, generator=generator, device=device)

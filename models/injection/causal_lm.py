@@ -19,6 +19,7 @@ from kernelkit.models.layers.head import (
     keep_positions,
     next_tokens,
     obstacle_to_fusing,
+    z_loss,
 )
 from kernelkit.spec import Kernel
 
@@ -32,8 +33,7 @@ class CausalLM(Model):
     @classmethod
     def kernel_needs(cls, module: Any) -> list[Need]:
         """The loss; one that somebody put in the place of HF's asks for what the container refuses."""
-        own = "_loss_function" in vars(module) or module.loss_type != "ForCausalLM"
-        return [Need("cross_entropy_loss", "custom" if own else "standard")]
+        return [Need("cross_entropy_loss", "custom" if _has_loss_of_its_own(module) else "standard")]
 
     @can_return_tuple
     def forward(
@@ -59,8 +59,15 @@ class CausalLM(Model):
             logits_to_keep, **kwargs: as in HF.
 
         Raises:
-            ValueError: as the decoder, and for a loss kernel that was named although the head cannot be fused.
+            ValueError: as the decoder, for a loss kernel that was named although the head cannot be fused, and for a
+                ``z_loss_coef`` in the config where the loss is HF's, which knows none.
         """
+        stock_loss = labels is not None and self.cross_entropy_loss is None and not _has_loss_of_its_own(self)
+        if stock_loss and z_loss(self.config):
+            raise ValueError(
+                f"z_loss_coef={self.config.z_loss_coef} in the config is for cross_entropy_loss, which stays with "
+                "transformers here. Name cross_entropy_loss, or set z_loss_coef to 0."
+            )
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -87,7 +94,7 @@ class CausalLM(Model):
             logits = self.logits(hidden_states)
             loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
             return loss, logits
-        arguments = {name: kwargs[name] for name in LOSS_ARGUMENTS if name in kwargs}
+        arguments = {name: kwargs[name] for name in LOSS_ARGUMENTS if name in kwargs} | z_loss(self.config)
         obstacle = obstacle_to_fusing(self.lm_head)
         targets: Any = next_tokens(labels, kwargs.get("shift_labels"), arguments.get("ignore_index", -100))
         if obstacle is not None:
@@ -123,6 +130,10 @@ class CausalLM(Model):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+
+def _has_loss_of_its_own(module: Any) -> bool:
+    return "_loss_function" in vars(module) or module.loss_type != "ForCausalLM"
 
 
 class MoeCausalLM(CausalLM):

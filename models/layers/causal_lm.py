@@ -18,6 +18,7 @@ from kernelkit.models.layers.head import (
     keep_positions,
     next_tokens,
     obstacle_to_fusing,
+    z_loss,
 )
 from kernelkit.models.layers.kernel_module import KernelModule
 from kernelkit.models.layers.pretrained import DISTILLATION, KernelPreTrainedModel
@@ -30,7 +31,10 @@ LOSSES = ("cross_entropy_loss", "load_balancing_loss", "distillation_loss")
 
 
 class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
-    """A decoder and a linear head, trained by next-token cross-entropy, as ``LlamaForCausalLM``."""
+    """A decoder and a linear head, trained by next-token cross-entropy, as ``LlamaForCausalLM``.
+
+    A ``z_loss_coef`` in the config adds PaLM's z-loss to it.
+    """
 
     model_class: ClassVar[type[DecoderModel]]
     cross_entropy_loss: Kernel
@@ -89,7 +93,7 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
 
         Raises:
             ValueError: as the decoder, for a loss kernel that was named although the head cannot be fused, and for
-                ``teaching`` without labels or without a kernel for it.
+                ``teaching`` without labels, without a kernel for it, or beside a z-loss.
         """
         loss_arguments = {name: kwargs.pop(name) for name in LOSS_ARGUMENTS if name in kwargs}
         targets = next_tokens(labels, kwargs.pop("shift_labels", None), loss_arguments.get("ignore_index", -100))
@@ -111,6 +115,7 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
         """The loss of ``targets`` [B, S] under ``hidden_states`` [B, S, H], and the logits; no loss without targets."""
         if targets is None:
             return None, self.lm_head(hidden_states)
+        loss_arguments |= z_loss(self.config)
         obstacle = obstacle_to_fusing(self.lm_head)
         if obstacle is None:
             weight, bias = self.lm_head.weight, self.lm_head.bias
@@ -145,6 +150,8 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
             raise ValueError("teaching needs labels: they say which positions count")
         if DISTILLATION[0] not in self.bindings:
             raise ValueError("this model was built without distillation_loss: build it with distilled=True")
+        if z_loss(self.config):
+            raise ValueError("distillation_loss has no z-loss: set z_loss_coef to 0 in the student's config")
         weight, bias = self._plain_head("distillation_loss projects to the vocabulary by itself")
         *how, truncate = distillation
         if truncate:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -10,6 +12,15 @@ from kernelkit.kernels.passed_by import obstacle_to_passing_by
 
 LOSS_ARGUMENTS = ("num_items_in_batch", "ignore_index")
 """Arguments of a model that are for its loss, as in ``ForCausalLMLoss``."""
+
+
+def z_loss(config: Any) -> dict[str, float]:
+    """The config's ``z_loss_coef`` as an argument for the loss kernel; nothing where it is zero or missing.
+
+    A field beside ``router_aux_loss_coef``, since it says what the model is trained on, whatever kernel computes it.
+    """
+    coefficient = getattr(config, "z_loss_coef", None)
+    return {"z_loss_coef": float(coefficient)} if coefficient else {}
 
 
 def obstacle_to_fusing(head: nn.Module) -> str | None:

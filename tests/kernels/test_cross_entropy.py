@@ -128,6 +128,37 @@ def test_logits_that_are_asked_for_carry_gradients(spec, device):
     torch.testing.assert_close(found, expected)
 
 
+@each_kernel
+@each_device
+@pytest.mark.parametrize("count", [None, 9])
+def test_the_z_loss_is_the_mean_square_of_the_normalisers_of_the_labels_that_count(spec, count, device):
+    kernel, (states, weight, labels) = built(spec, device), tensors(device)
+    labels[1] = -100
+    without, _ = kernel(states, weight, labels, num_items_in_batch=count)
+    loss, _ = kernel(states, weight, labels, num_items_in_batch=count, z_loss_coef=0.25)
+    found = torch.autograd.grad(loss, (states, weight))
+    exact = states.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
+    logits = F.linear(*exact)[labels != -100]
+    penalty = 0.25 * logits.exp().sum(-1).log().square().sum() / (count or 5)
+    expected = F.cross_entropy(logits, labels[labels != -100], reduction="sum") / (count or 5) + penalty
+    torch.testing.assert_close((loss - without).double(), penalty, rtol=1e-4, atol=1e-5)
+    gradients = [gradient.float() for gradient in torch.autograd.grad(expected, exact)]
+    torch.testing.assert_close(list(found), gradients, rtol=1e-4, atol=1e-5)
+
+
+@each_kernel
+@each_device
+def test_no_z_loss_changes_no_bit_and_without_any_label_it_adds_nothing(spec, device):
+    kernel, (states, weight, labels) = built(spec, device), tensors(device)
+    losses = [kernel(states, weight, labels, **extra)[0] for extra in ({}, {"z_loss_coef": 0.0})]
+    gradients = [torch.autograd.grad(loss, weight)[0] for loss in losses]
+    assert torch.equal(*losses) and torch.equal(*gradients)
+    ignored = torch.full_like(labels, -100)
+    loss, _ = kernel(states, weight, ignored, z_loss_coef=0.5)
+    assert loss.isnan() and torch.autograd.grad(loss, weight)[0].count_nonzero() == 0
+    assert kernel(states, weight, ignored, num_items_in_batch=7, z_loss_coef=0.5)[0] == 0
+
+
 def test_the_loss_of_given_logits_takes_labels_of_any_strides_and_counts():
     logits, labels = torch.randn(2, 5, 11), torch.randint(11, (2, 6))[:, 1:]
     summed = F.cross_entropy(logits.flatten(0, 1), labels.reshape(-1), reduction="sum")

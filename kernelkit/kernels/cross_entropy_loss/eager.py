@@ -20,11 +20,14 @@ def cross_entropy_loss(
     num_items_in_batch: int | Tensor | None = None,
     softcap: float | None = None,
     logit_scale: float = 1.0,
+    z_loss_coef: float = 0.0,
     return_logits: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """As an HF head followed by ``ForCausalLMLoss``. The logits are returned in any case: they are there."""
     logits = project(hidden_states, weight, bias, softcap=softcap, logit_scale=logit_scale)
-    loss = cross_entropy(logits, labels, ignore_index=ignore_index, num_items_in_batch=num_items_in_batch)
+    loss = cross_entropy(
+        logits, labels, ignore_index=ignore_index, num_items_in_batch=num_items_in_batch, z_loss_coef=z_loss_coef
+    )
     return loss, logits
 
 
@@ -41,22 +44,35 @@ def project(
 
 
 def cross_entropy(
-    logits: Tensor, labels: Tensor, *, ignore_index: int = -100, num_items_in_batch: int | Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    ignore_index: int = -100,
+    num_items_in_batch: int | Tensor | None = None,
+    z_loss_coef: float = 0.0,
 ) -> Tensor:
     """The loss of logits that are there already, for a head that must be called as the module it is.
 
     Args:
         logits: [..., V].
         labels: [...] int64, already shifted.
-        ignore_index, num_items_in_batch: as in :class:`kernelkit.ops.cross_entropy_loss.CrossEntropyLoss`.
+        ignore_index, num_items_in_batch, z_loss_coef: as in :class:`kernelkit.ops.cross_entropy_loss.CrossEntropyLoss`.
     """
     logits = at_least_float32(logits).reshape(-1, logits.shape[-1])
     labels = labels.reshape(-1).to(logits.device)
-    if num_items_in_batch is None:
-        return F.cross_entropy(logits, labels, ignore_index=ignore_index)
     if isinstance(num_items_in_batch, Tensor):
         num_items_in_batch = num_items_in_batch.to(logits.device)
-    return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum") / num_items_in_batch
+    if num_items_in_batch is None:
+        loss = F.cross_entropy(logits, labels, ignore_index=ignore_index)
+    else:
+        loss = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum") / num_items_in_batch
+    if z_loss_coef == 0.0:
+        return loss
+    ignored = labels == ignore_index
+    squares = logits.logsumexp(-1).masked_fill(ignored, 0).square().sum()
+    # Without any label the loss is nan already, and the gradients are to be zero.
+    count = (~ignored).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+    return loss + z_loss_coef * squares / count
 
 
 SPECS = (

@@ -33,13 +33,21 @@ def cross_entropy_loss(options: LigerCrossEntropyOptions) -> Kernel:
         num_items_in_batch: int | Tensor | None = None,
         softcap: float | None = None,
         logit_scale: float = 1.0,
+        z_loss_coef: float = 0.0,
         return_logits: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         rows, targets = hidden_states.reshape(-1, hidden_states.shape[-1]), labels.reshape(-1).to(hidden_states.device)
         fused = _scaled(rows, weight, bias, logit_scale)
         gradients = [torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in fused]
         total, *_ = _fused(
-            *fused, targets, ignore_index, softcap, options.accumulate_in_float32, any(gradients), gradients[1]
+            *fused,
+            targets,
+            ignore_index,
+            softcap,
+            z_loss_coef,
+            options.accumulate_in_float32,
+            any(gradients),
+            gradients[1],
         )
         loss = _divided(total, targets != ignore_index, num_items_in_batch)
         if not return_logits:
@@ -81,6 +89,7 @@ def _empty_output(
     labels: Tensor,
     ignore_index: int,
     softcap: float | None,
+    z_loss_coef: float,
     accumulate_in_float32: bool,
     training: bool,
     weight_trained: bool,
@@ -102,6 +111,7 @@ def _fused(
     labels: Tensor,
     ignore_index: int,
     softcap: float | None,
+    z_loss_coef: float,
     accumulate_in_float32: bool,
     training: bool,
     weight_trained: bool,
@@ -109,7 +119,16 @@ def _fused(
     """Summed loss of rows [T, H] and labels [T], then the gradients of rows, weight and bias; empty if not wanted."""
     if rows.shape[0] == 0:
         outputs = _empty_output(
-            rows, weight, bias, labels, ignore_index, softcap, accumulate_in_float32, training, weight_trained
+            rows,
+            weight,
+            bias,
+            labels,
+            ignore_index,
+            softcap,
+            z_loss_coef,
+            accumulate_in_float32,
+            training,
+            weight_trained,
         )
         loss, of_rows, of_weight, of_bias = (output.zero_() for output in outputs)
         return loss, of_rows, of_weight, of_bias
@@ -120,6 +139,7 @@ def _fused(
         labels,
         bias=bias,
         ignore_index=ignore_index,
+        lse_square_scale=z_loss_coef,
         # The sum is divided outside: Liger does not know num_items_in_batch.
         reduction="sum",
         softcap=softcap,

@@ -30,6 +30,7 @@ from kernelkit.kernels.head import Head
 from kernelkit.kernels.matmul import mm
 from kernelkit.kernels.scaled_gradient import register_scaled_gradients
 from kernelkit.kernels.triton_head import (
+    LN_2,
     LOG2_E,
     LOWEST,
     arrive,
@@ -65,13 +66,14 @@ def cross_entropy_loss(options: ChunkOptions) -> Kernel:
         num_items_in_batch: int | Tensor | None = None,
         softcap: float | None = None,
         logit_scale: float = 1.0,
+        z_loss_coef: float = 0.0,
         return_logits: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         targets = labels.reshape(-1).to(hidden_states.device)
         head = (*as_rows(hidden_states, weight), bias)
         wanted = [torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in head]
-        chunk_size = options.tokens(weight)
-        total, *_ = _sum(*head, targets, softcap, float(logit_scale), ignore_index, chunk_size, wanted)
+        how = softcap, float(logit_scale), float(z_loss_coef), ignore_index, options.tokens(weight)
+        total, *_ = _sum(*head, targets, *how, wanted)
         loss = per_item(total, targets != ignore_index, num_items_in_batch)
         if not return_logits:
             return loss, None
@@ -99,15 +101,19 @@ def _piece(
     pieces,
     scale,
     cap,
+    z_loss_coef,
     TRAINED: tl.constexpr,
     BIASED: tl.constexpr,
     CAPPED: tl.constexpr,
+    SQUARED: tl.constexpr,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
     BLOCK: tl.constexpr,
     PIECES: tl.constexpr,
 ):
     """A piece of a row, in the stages from FIRST to LAST: softmax statistics; the loss, and if TRAINED its gradient.
+
+    If SQUARED, ``z_loss_coef`` times the square of the softmax's logarithmic normaliser is added to the loss.
 
     ``partials`` [N, 2, PIECES] holds what is published, maxima and sums.
     """
@@ -135,20 +141,30 @@ def _piece(
         sums = published(partials + PIECES + index, there, 0.0)
         row_maximum, log = softmax_of_pieces(maxima, sums, LOG2_E)
         label = tl.load(labels + row)
+        normaliser = row_maximum + log * LN_2
         if piece == 0:
-            tl.store(
-                losses + row,
-                cross_entropy(product, bias, label, vocabulary, scale, cap, row_maximum, log, BIASED, CAPPED),
-            )
+            loss = cross_entropy(product, bias, label, vocabulary, scale, cap, row_maximum, log, BIASED, CAPPED)
+            if SQUARED:
+                loss += z_loss_coef * normaliser * normaliser
+            tl.store(losses + row, loss)
         if TRAINED:
-            of_logits = tl.exp2((logits - row_maximum) * LOG2_E - log) - (columns == label).to(dtype)
+            probability = tl.exp2((logits - row_maximum) * LOG2_E - log)
+            if SQUARED:
+                probability *= 1.0 + 2.0 * z_loss_coef * normaliser
+            of_logits = probability - (columns == label).to(dtype)
             of_product = head_chain(of_logits, logits, scale, cap, CAPPED)
             gradient += row * gradient_stride
             tl.store(gradient + columns, of_product.to(gradient.dtype.element_ty), mask=mask)
 
 
 def _losses(
-    head: Head, product: Tensor, labels: Tensor, gradient: Tensor | None, losses: Tensor, arrived: Tensor
+    head: Head,
+    product: Tensor,
+    labels: Tensor,
+    gradient: Tensor | None,
+    losses: Tensor,
+    arrived: Tensor,
+    z_loss_coef: float,
 ) -> None:
     """Write the gradient [N, V], if there is one, of the product [N, V], and the losses [N].
 
@@ -173,9 +189,11 @@ def _losses(
             number,
             head.logit_scale,
             head.softcap or 1.0,
+            z_loss_coef,
             TRAINED=gradient is not None,
             BIASED=head.bias is not None,
             CAPPED=head.softcap is not None,
+            SQUARED=z_loss_coef != 0.0,
             FIRST=first,
             LAST=last,
             BLOCK=block,
@@ -194,7 +212,7 @@ def _empty_output(rows: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, T
 
 
 def _scratch(*args: Any) -> int:
-    weight, labels, chunk_size, wanted = (args[index] for index in (1, 3, 7, 8))
+    weight, labels, chunk_size, wanted = (args[index] for index in (1, 3, 8, 9))
     return buffer_bytes(weight, min(chunk_size, labels.numel()), heads=1, trained=any(wanted))
 
 
@@ -206,6 +224,7 @@ def _sum(
     labels: Tensor,
     softcap: float | None,
     logit_scale: float,
+    z_loss_coef: float,
     ignore_index: int,
     chunk_size: int,
     wanted: list[bool],
@@ -234,6 +253,7 @@ def _sum(
                     None if gradient is None else gradient[some],
                     losses[done : done + size],
                     arrived[done : done + size],
+                    z_loss_coef,
                 )
                 done += size
             if gradient is not None:
