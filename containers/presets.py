@@ -44,6 +44,8 @@ PRESETS: Mapping[str, Mapping[str, str]] = FrozenDict(
             rotary_pos_emb="triton",
             swiglu_mlp="triton",
             moe_experts="torch",
+            cross_entropy_loss="triton",
+            load_balancing_loss="triton",
         ),
         # Everything that Liger offers, made pure.
         "liger": FrozenDict(

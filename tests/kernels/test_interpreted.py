@@ -16,7 +16,8 @@ import torch
 HERE = Path(__file__).parent
 AGREEMENT = ["test_rounding.py", "test_conformance.py"]
 LOSSES = ["test_triton_losses.py", "test_distillation_loss.py", "test_distillation_chunks.py"]
-REST = ["test_conformance.py", "test_operators.py", "test_cross_entropy.py", "test_liger.py", "test_triton.py"]
+CONTRACTS = ["test_conformance.py", "test_operators.py", "test_cross_entropy.py", "test_load_balancing.py"]
+REST = [*CONTRACTS, "test_liger.py", "test_triton.py"]
 
 
 def run_interpreted(files, chosen):

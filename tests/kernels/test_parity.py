@@ -91,7 +91,7 @@ STOCK = {
 def test_outputs_and_gradients_have_the_bits_of_transformers(op, variant, dtype, device):
     compared = 0
     for call in calls(op, variant, dtype, device):
-        if op == "moe_experts" and not stock_can(variant, call.arguments):
+        if call.arguments.get("z_loss_coef") or (op == "moe_experts" and not stock_can(variant, call.arguments)):
             continue
         mine, stock = run(eager(op, variant), call), run(STOCK[op, variant], call)
         assert all(map(torch.equal, tensors(mine.outputs), tensors(stock.outputs)))

@@ -1,0 +1,55 @@
+"""What the Triton losses launch compiles for two GPUs that need not be there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernelkit.registry import default_registry
+from tests.kernels.judge import INTERPRETED
+from tests.kernels.test_compiled_experts import SHARED, Recorded, compiled
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")]
+
+
+def launched(monkeypatch, op, *names):
+    """The op's Triton kernel, and what it will launch."""
+    pytest.importorskip("triton")
+    from kernelkit.kernels.cross_entropy_loss import triton_kernels as cross_entropy
+    from kernelkit.kernels.load_balancing_loss import triton_kernels as load_balancing
+
+    module, launches = {"cross_entropy_loss": cross_entropy, "load_balancing_loss": load_balancing}[op], []
+    for name in names:
+        monkeypatch.setattr(module, name, Recorded(getattr(module, name), launches))
+    if op == "cross_entropy_loss":  # as on a GPU, where all is one launch
+        monkeypatch.setattr(module, "stages", lambda tensor, number, last: [(0, last)])
+    return default_registry().get(op, "standard", "triton").build(), launches
+
+
+def assert_compiles(launches, capability):
+    for kernel, args, options in launches:
+        options.pop("maxnreg", None)
+        assert compiled(kernel, args, options, capability).metadata.shared <= SHARED[capability]
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("z_loss_coef", [0.0, 1e-4])
+def test_cross_entropy(z_loss_coef, capability, monkeypatch):
+    kernel, launches = launched(monkeypatch, "cross_entropy_loss", "_piece")
+    states, weight = torch.zeros(8, 64, requires_grad=True), torch.zeros(10_000, 64)
+    labels = torch.zeros(8, dtype=torch.long)
+    kernel(states, weight, labels, bias=weight[:, 0], softcap=30.0, z_loss_coef=z_loss_coef)
+    kernel(states.detach(), weight, labels, z_loss_coef=z_loss_coef)
+    assert len(launches) == 2
+    assert_compiles(launches, capability)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("experts", [8, 128, 512])
+@pytest.mark.parametrize("padded", [False, True])
+def test_load_balancing(padded, experts, capability, monkeypatch):
+    kernel, launches = launched(monkeypatch, "load_balancing_loss", "_forward", "_backward")
+    logits = torch.zeros(70, experts, dtype=torch.bfloat16, requires_grad=True)
+    kernel((logits,), experts, 8, torch.ones(1, 70) if padded else None).backward()
+    assert [launch[0].fn.__name__ for launch in launches] == ["_forward", "_backward"]
+    assert_compiles(launches, capability)
