@@ -8,7 +8,7 @@ from pydantic import BaseModel, GetJsonSchemaHandler
 
 from kernelkit.containers.choice import AUTO
 from kernelkit.containers.path_pattern import SYNTAX
-from kernelkit.containers.presets import PRESETS
+from kernelkit.containers.presets import PRESET_NAMES
 from kernelkit.registry import KernelRegistry
 
 Schema = dict[str, Any]
@@ -18,7 +18,7 @@ def ops_schema(registry: KernelRegistry, handler: GetJsonSchemaHandler, *, title
     """A schema that accepts every op of ``registry`` with its implementations and their options, and no other key."""
     ops = {op: _op_schema(op, registry, handler) for op in registry.ops}
     settings: Schema = {
-        "preset": {"enum": [*PRESETS, None], "default": None, "description": "A bundle of implementations."},
+        "preset": {"enum": [*PRESET_NAMES, None], "default": None, "description": "A bundle of implementations."},
         "allow_unused": {
             "type": "boolean",
             "default": False,

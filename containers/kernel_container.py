@@ -26,6 +26,7 @@ from kernelkit.containers.resolution import (
 )
 from kernelkit.errors import Problem, UnknownNameError, unknown, validation_error
 from kernelkit.hardware import Hardware
+from kernelkit.kernels.measurements import MeasuredGpu, shipped
 from kernelkit.registry import KernelRegistry, default_registry
 from kernelkit.spec import Kernel, dtype_name
 
@@ -54,6 +55,7 @@ class KernelContainer(containers.DynamicContainer):
         training: bool = True,
         compiled: bool = False,
         dtype: Any = None,
+        measurements: Iterable[MeasuredGpu] | None = None,
     ) -> Self:
         """The container of one model.
 
@@ -65,6 +67,8 @@ class KernelContainer(containers.DynamicContainer):
             training: whether gradients will be asked for.
             compiled: whether ``torch.compile`` will trace the model.
             dtype: the model's dtype, where it is known.
+            measurements: which implementations were fastest where, for the presets ``fastest-*``; those that are
+                installed with kernelkit unless given.
 
         Raises:
             ValidationError: for mistakes in ``ops``, and for named kernels that cannot run there.
@@ -74,7 +78,8 @@ class KernelContainer(containers.DynamicContainer):
         catalogue = (registry if registry is not None else default_registry()).copy()
         config = OpsConfig.load(ops, registry=catalogue)
         dtype = None if dtype is None else dtype_name(dtype)
-        conditions = Conditions(hardware or Hardware.detect(device), training, compiled, dtype)
+        measured = shipped() if measurements is None else tuple(measurements)
+        conditions = Conditions(hardware or Hardware.detect(device), training, compiled, dtype, measured)
         problems = list(early_problems(config, catalogue, conditions))
         if problems:
             raise config.locate(validation_error(cls.__name__, problems))
@@ -170,7 +175,8 @@ class KernelContainer(containers.DynamicContainer):
             return True
         if need.op not in self.registry().ops:
             return False
-        return wish_for(need.op, need.variant, self.config(), self.registry()).why != "default"
+        wish = wish_for(need.op, need.variant, self.config(), self.registry(), self.conditions())
+        return wish.why != "default"
 
     def _binding(self, need: Need, conditions: Conditions, rule: OverrideRule | None = None) -> Binding:
         problem = unregistered_problem(need, self.registry())
@@ -184,7 +190,7 @@ class KernelContainer(containers.DynamicContainer):
         reason = conditions.problem(binding.spec, need) if binding.spec else None
         if reason is not None:
             message = f"{need.op}: {binding.impl} ({binding.why}) {reason}. Give this model a container of its own."
-            loc = wish_for(need.op, need.variant, self.config(), self.registry(), rule).loc
+            loc = wish_for(need.op, need.variant, self.config(), self.registry(), conditions, rule).loc
             raise Refusal(Problem(loc, "unavailable_kernel", message, binding.impl))
         return binding
 

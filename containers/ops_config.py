@@ -29,7 +29,7 @@ from kernelkit.containers.choice_reader import read_choice
 from kernelkit.containers.config_schema import ops_schema
 from kernelkit.containers.legacy import migrate
 from kernelkit.containers.override_rules import KEY, Overrides, plain_overrides, read_overrides
-from kernelkit.containers.presets import PRESETS
+from kernelkit.containers.presets import PRESET_NAMES
 from kernelkit.containers.yaml_file import YamlFile, error_in_file
 from kernelkit.errors import problems_in, unknown, validation_error
 from kernelkit.frozen import FrozenDict
@@ -148,8 +148,8 @@ class OpsConfig(BaseModel):
     @field_validator("preset")
     @classmethod
     def _is_a_preset(cls, preset: str | None) -> str | None:
-        if preset is not None and preset not in PRESETS:
-            raise PydanticCustomError("unknown_preset", unknown("preset", preset, PRESETS))
+        if preset is not None and preset not in PRESET_NAMES:
+            raise PydanticCustomError("unknown_preset", unknown("preset", preset, PRESET_NAMES))
         return preset
 
     @property

@@ -56,16 +56,33 @@ PRESETS: Mapping[str, Mapping[str, str]] = FrozenDict(
             moe_experts="liger",
             cross_entropy_loss="liger",
         ),
+        # Bits that repeat, on any machine: no kernel but such as declare it, also where it is the default.
+        "deterministic": FrozenDict(
+            attention="eager",
+            rms_norm="torch",
+            add_rms_norm="eager",
+            qk_norm_rope="eager",
+            rotary_pos_emb="eager",
+            swiglu_mlp="eager",
+            moe_experts="torch",
+            cross_entropy_loss="eager",
+            load_balancing_loss="eager",
+        ),
         # Liger's Ascend kernels.
         "liger_npu": FrozenDict(attention="sdpa", rms_norm="liger_npu", rotary_pos_emb="liger_npu"),
     }
 )
-"""Impl by op for each preset. A member counts only for models that have its op; ops that a preset leaves out keep their
-default. A member that cannot run is an error like any other choice."""
+"""Impl by op for each preset of fixed members. A member counts only for models that have its op; ops that a preset
+leaves out keep their default. A member that cannot run is an error like any other choice."""
+
+MEASURED_PRESETS: Mapping[str, str] = FrozenDict({"fastest-training": "fwd+bwd", "fastest-inference": "fwd"})
+"""The presets whose members are what was fastest on the hardware, each with the pass that was timed."""
+
+PRESET_NAMES = (*PRESETS, *MEASURED_PRESETS)
 
 
 def preset_member(preset: str | None, op: str) -> str | None:
-    """The impl that ``preset`` gives to ``op``; None where it leaves the op alone, or there is no preset."""
-    if preset is None:
+    """The impl that ``preset`` gives to ``op``; None where it leaves the op alone, is measured, or is None."""
+    if preset is None or preset in MEASURED_PRESETS:
         return None
     return PRESETS[preset].get(op, EAGER if preset == EAGER else None)

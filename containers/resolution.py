@@ -10,9 +10,10 @@ from kernelkit.containers.bindings import Binding, Need
 from kernelkit.containers.choice import AUTO
 from kernelkit.containers.ops_config import OpsConfig
 from kernelkit.containers.override_rules import OverrideRule, rules_in
-from kernelkit.containers.presets import preset_member
+from kernelkit.containers.presets import MEASURED_PRESETS, preset_member
 from kernelkit.errors import Loc, Problem, UnusedOpWarning, listing, unknown
 from kernelkit.hardware import Hardware
+from kernelkit.kernels.measurements import MeasuredGpu
 from kernelkit.registry import KernelRegistry
 from kernelkit.spec import KernelSpec
 
@@ -29,12 +30,19 @@ class Conditions:
         training: whether gradients will be asked for.
         compiled: whether ``torch.compile`` will trace the model.
         dtype: name of the model's dtype (``bfloat16``), or None where it is not known.
+        measurements: which implementations were fastest where, for the presets that choose by it.
     """
 
     hardware: Hardware
     training: bool = True
     compiled: bool = False
     dtype: str | None = None
+    measurements: tuple[MeasuredGpu, ...] = ()
+
+    @property
+    def measured(self) -> MeasuredGpu | None:
+        """What was measured on this hardware."""
+        return next((gpu for gpu in self.measurements if gpu.is_of(self.hardware)), None)
 
     def problem(self, spec: KernelSpec, need: Need | None = None) -> str | None:
         """Why ``spec`` cannot serve here, or None."""
@@ -62,18 +70,29 @@ class Wish:
         why: who says so.
         loc: where the user wrote it, for errors.
         options_json: options of the kernel, as JSON.
+        order: in which ``auto`` tries the implementations, if it is not the op's own; no others are tried then.
     """
 
     impl: str
     why: str
     loc: Loc
     options_json: str = "{}"
+    order: tuple[str, ...] = ()
 
 
 def wish_for(
-    op: str, variant: str, config: OpsConfig, registry: KernelRegistry, rule: OverrideRule | None = None
+    op: str,
+    variant: str,
+    config: OpsConfig,
+    registry: KernelRegistry,
+    conditions: Conditions,
+    rule: OverrideRule | None = None,
 ) -> Wish:
-    """What ``rule`` says, else the named implementation of ``op``, else the preset's, else stock transformers' own."""
+    """What ``rule`` says, else the named implementation of ``op``, else the preset's, else stock transformers' own.
+
+    Raises:
+        Refusal: where a preset goes by measurements, and there are none of this hardware.
+    """
     if rule is not None:
         return Wish(rule.choice.impl, rule.why, rule.loc, rule.choice.canonical_options)
     choice = config.choices.get(op)
@@ -82,7 +101,33 @@ def wish_for(
     member = preset_member(config.preset, op)
     if member is not None:
         return Wish(member, f"preset {config.preset}", ("preset", op))
+    if config.preset is not None and config.preset in MEASURED_PRESETS:
+        fastest = _fastest(op, variant, config.preset, conditions)
+        if fastest is not None:
+            return fastest
     return Wish(registry.op(op).default_for(variant), "default", (op,))
+
+
+def _fastest(op: str, variant: str, preset: str, conditions: Conditions) -> Wish | None:
+    gpu = conditions.measured
+    if gpu is None:
+        raise Refusal(_unmeasured(("preset", op), preset, conditions))
+    ranking = gpu.ranking(op, variant, MEASURED_PRESETS[preset])
+    if ranking is None:
+        return None
+    why = f"preset {preset}: fastest in the benchmark of {gpu.gpu}, {ranking.date}"
+    return Wish(AUTO, why, ("preset", op), order=ranking.impls)
+
+
+def _unmeasured(loc: Loc, preset: str, conditions: Conditions) -> Problem:
+    """What is wrong with a preset that goes by measurements, on hardware of which there are none."""
+    known = [gpu.gpu for gpu in conditions.measurements]
+    message = (
+        f"the preset {preset} chooses by measurements, and there are none of {conditions.hardware}. "
+        f"Measured so far: {listing(known) if known else 'nothing'}. Name another preset or the ops themselves; "
+        "kernelkit bench measures."
+    )
+    return Problem(loc, "unmeasured_hardware", message, preset)
 
 
 def resolve(
@@ -93,7 +138,7 @@ def resolve(
     Raises:
         Refusal: where the wished implementation lacks the variant, cannot run, or cannot be loaded.
     """
-    wish = wish_for(need.op, need.variant, config, registry, rule)
+    wish = wish_for(need.op, need.variant, config, registry, conditions, rule)
     if wish.impl == AUTO:
         spec, why = _first_that_runs(need, wish, conditions, registry)
         why += f" ({wish.why})" if rule else ""
@@ -128,17 +173,22 @@ def _first_that_runs(
     need: Need, wish: Wish, conditions: Conditions, registry: KernelRegistry
 ) -> tuple[KernelSpec, str]:
     """The first in the op's order of preference that can run here, and what speaks against those before it."""
-    order = [*registry.op(need.op).preference, *sorted(registry.impls(need.op, need.variant))]
+    order = wish.order or (*registry.op(need.op).preference, *sorted(registry.impls(need.op, need.variant)))
+    chosen = wish.why if wish.order else "auto: first of the op's order of preference that runs here"
     against: list[str] = []
     for name in dict.fromkeys(order):
-        for spec in registry.list(need.op, need.variant, name):
+        specs = registry.list(need.op, need.variant, name)
+        if wish.order and not specs:
+            against.append(f"{name} does not exist in this registry")
+        for spec in specs:
             reason = conditions.problem(spec, need) or _needs_options(spec)
             if reason is None:
                 passed = f"; passed over: {'; '.join(against)}" if against else ""
-                return spec, f"auto: first of the op's order of preference that runs here{passed}"
+                return spec, f"{chosen}{passed}"
             against.append(f"{name} {reason}")
+    who = wish.why if wish.order else "auto"
     message = (
-        f"{need.op}: auto finds no implementation of {need.variant!r} that runs here: {'; '.join(against) or 'none'}"
+        f"{need.op}: {who} finds no implementation of {need.variant!r} that runs here: {'; '.join(against) or 'none'}"
     )
     raise Refusal(Problem(wish.loc, "unavailable_kernel", message, wish.impl))
 
@@ -151,8 +201,12 @@ def _needs_options(spec: KernelSpec) -> str | None:
 
 def early_problems(config: OpsConfig, registry: KernelRegistry, conditions: Conditions) -> Iterator[Problem]:
     """What is wrong with the named choices before any model is known: those that can run in none of their variants."""
-    wishes = [(op, wish_for(op, "", config, registry)) for op in config.choices]
-    wishes += [(rule.op, wish_for(rule.op, "", config, registry, rule)) for rule in rules_in(config.overrides)]
+    if config.preset in MEASURED_PRESETS and conditions.measured is None:
+        yield _unmeasured(("preset",), str(config.preset), conditions)
+    wishes = [(op, wish_for(op, "", config, registry, conditions)) for op in config.choices]
+    wishes += [
+        (rule.op, wish_for(rule.op, "", config, registry, conditions, rule)) for rule in rules_in(config.overrides)
+    ]
     for op, wish in wishes:
         specs = registry.list(op, name=wish.impl)
         reasons = [conditions.problem(spec) for spec in specs]

@@ -82,7 +82,8 @@ def _distinct_kernels(model: nn.Module, container: KernelContainer) -> dict[tupl
             # What has neither a spec nor was put there by the user is no kernel of ours.
             if binding.spec is None and binding.why != "override":
                 continue
-            wish = wish_for(binding.op, binding.variant, config, registry, rules.get((path, binding.op)))
+            rule = rules.get((path, binding.op))
+            wish = wish_for(binding.op, binding.variant, config, registry, container.conditions(), rule)
             found.setdefault((binding, sizes_of(module, binding.op, hf_config)), wish.loc)
     return found
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from kernelkit import default_registry, registry
 from kernelkit.cli.app import app
 from kernelkit.containers import PRESETS, OpsConfig, legacy
+from kernelkit.containers.presets import MEASURED_PRESETS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -139,6 +140,12 @@ def test_the_table_of_presets_is_what_they_are():
     )
     shown = {row[0]: {op: impl for op, impl in zip(ops[1:], row[1:], strict=True) if impl} for row in rows}
     assert shown == {name: dict(members) for name, members in PRESETS.items()}
+
+
+def test_the_presets_that_go_by_measurements_are_documented_with_their_pass():
+    said = {"fwd": "forward", "fwd+bwd": "forward and backward"}
+    rows = dict(rows_under("docs/configs.md", "preset", "by the time of"))
+    assert rows == {name: said[passes] for name, passes in MEASURED_PRESETS.items()}
 
 
 def test_the_readme_names_no_kernel_that_does_not_exist():

@@ -157,7 +157,8 @@ def test_a_wheel_made_from_the_sdist_holds_the_linked_folders(tmp_path):
         name for file in tracked(".py") if (name := f"{file.relative_to(ROOT)}").startswith(("containers/", "models/"))
     }
     assert linked and {f"kernelkit/{name}" for name in linked} <= names
-    assert {"kernelkit/py.typed", "kernelkit/distill/report.html.j2"} <= names
+    data = {"py.typed", "distill/report.html.j2", "kernels/measurements.json"}
+    assert {f"kernelkit/{name}" for name in data} <= names
     assert {name.split("/")[0] for name in names} == {"kernelkit", f"kernelkit-{kernelkit.__version__}.dist-info"}
 
     site = tmp_path / "site"

@@ -9,6 +9,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 import kernelkit
 from kernelkit.distill.atomic import replace_text
+from kernelkit.hardware import Capability
 from kernelkit.packages import installed_packages
 from kernelkit.spec import Cost
 
@@ -42,6 +44,8 @@ class Record(BaseModel):
         tokens_per_s, loss: of a whole step; the loss is that of the same weights and tokens in every case.
         error: why there is no time.
         gpu, versions, run: where it was measured, with what, and an id of the run.
+        capability: the compute capability of an NVIDIA GPU.
+        date: the day of the run, ``2026-11-25``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -64,6 +68,8 @@ class Record(BaseModel):
     gpu: str
     versions: dict[str, str]
     run: str
+    capability: Capability | None = None
+    date: str = ""
 
     @property
     def key(self) -> tuple[str, str, str, str, str]:
@@ -81,10 +87,13 @@ class Run:
     gpu: str
     versions: Mapping[str, str] = field(default_factory=lambda: found_versions())
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    capability: Capability | None = None
+    date: str = field(default_factory=lambda: datetime.now(UTC).date().isoformat())
 
     def record(self, **facts: Any) -> Record:
         """A record of this run."""
-        return Record(gpu=self.gpu, versions=dict(self.versions), run=self.id, **facts)
+        where = {"gpu": self.gpu, "capability": self.capability, "versions": dict(self.versions)}
+        return Record(run=self.id, date=self.date, **where, **facts)
 
 
 def slug_of(gpu: str) -> str:

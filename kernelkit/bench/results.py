@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kernelkit.bench.charts import draw
+from kernelkit.bench.ranking import ranked
 from kernelkit.bench.records import Record, read, slug_of, write
 from kernelkit.bench.step_cases import STEP
 from kernelkit.distill.atomic import replace_text
+from kernelkit.kernels.measurements import SHIPPED, MeasuredGpu, text_of
 
 INTRODUCTION = """# Results
 
@@ -27,6 +29,8 @@ def publish(folder: Path, records: Sequence[Record]) -> Path:
     """Take ``records`` of a run on a GPU into ``folder``: ``results/<gpu>.json``, charts, and ``RESULTS.md``.
 
     They replace all earlier ones of the same ops on the same device, since only what was measured together compares.
+    Where ``folder`` is that of a checkout, the package beside it gets the order in which all results put the
+    implementations, for the presets ``fastest-*``.
 
     Returns:
         The document, which shows every file in ``results``.
@@ -49,7 +53,17 @@ def publish(folder: Path, records: Sequence[Record]) -> Path:
     draw(charts, read(path))
     document = folder / "RESULTS.md"
     replace_text(document, render({each.stem: read(each) for each in sorted(path.parent.glob("*.json"))}))
+    beside = folder.resolve().parent / "kernelkit" / "kernels" / SHIPPED.name
+    if beside.exists():
+        replace_text(beside, text_of(measured_gpus(folder)))
     return document
+
+
+def measured_gpus(folder: Path) -> Iterator[MeasuredGpu]:
+    """What the results in ``folder`` say of each GPU."""
+    for path in sorted((folder / "results").glob("*.json")):
+        if records := read(path):
+            yield ranked(records)
 
 
 def render(results: dict[str, Sequence[Record]]) -> str:

@@ -70,7 +70,7 @@ def bench(
             return
     except (ImportError, OSError, ValueError) as error:
         fail(str(error).partition("\n")[0])
-    run = Run(hardware.name)
+    run = Run(hardware.name, capability=hardware.capability)
     typer.echo(f"On {hardware}; run {run.id}{_small_print(hardware)}\n")
     path = out / f"{slug_of(run.gpu)}{'-step' if step else ''}.json"
     made = _steps(run, hardware, impl, model, limit) if step else _ops(run, hardware, op, impl, all_variants, limit)

@@ -112,7 +112,7 @@ def _for_any_model(container: KernelContainer, verdict: Verdict) -> None:
                 binding = resolve(Need(name, variant), container.conditions(), config, registry, rule)
                 verdict.kernels.append(_chosen(binding))
             except Refusal as refusal:
-                wish = wish_for(name, variant, config, registry, rule)
+                wish = wish_for(name, variant, config, registry, container.conditions(), rule)
                 refusals.append(refusal.problem)
                 verdict.missing.append(Outcome(name, variant, wish.impl, refusal.problem.message))
         if len(refusals) == len(op.variants) and refusals[0].loc[0] == "preset":

@@ -38,7 +38,9 @@ def explain(op: OpName, impl: ImplName = None, hardware: HardwareName = None) ->
 
 
 def explain_op(op: Op, registry: KernelRegistry) -> None:
-    """The contract, the variants with their references, and the implementations."""
+    """The contract, the variants with their references, the implementations, and which were measured to be fast."""
+    from kernelkit.kernels.measurements import shipped
+
     typer.echo(f"{op.name}\n\n{inspect.cleandoc(op.protocol.__doc__ or '')}\n")
     call = op.protocol.__call__
     typer.echo(f"{signature(op.name, call)}\n\n{_indented(inspect.cleandoc(call.__doc__ or ''))}\n")
@@ -48,6 +50,15 @@ def explain_op(op: Op, registry: KernelRegistry) -> None:
     by_name = {impl: registry.list(op.name, name=impl) for impl in registry.impls(op.name)}
     impls = [(impl, ", ".join(spec.variant for spec in specs), specs[0].description) for impl, specs in by_name.items()]
     print_table(("implementation", "variants", "description"), impls)
+    orders = [
+        (gpu.gpu, each.variant, each.passes, each.date, ", ".join(each.impls))
+        for gpu in shipped()
+        for each in gpu.rankings
+        if each.op == op.name
+    ]
+    if orders:
+        typer.echo()
+        print_table(("measured on", "variant", "pass", "date", "the fastest first"), orders)
 
 
 def explain_impl(specs: list[KernelSpec], machine: Hardware) -> None:

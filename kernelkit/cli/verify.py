@@ -13,6 +13,7 @@ from kernelkit.cli.arguments import op_of
 from kernelkit.cli.console import fail, print_table
 
 if TYPE_CHECKING:
+    from kernelkit.containers import KernelContainer
     from kernelkit.spec import KernelSpec
     from kernelkit.testing import KernelVerdict
 
@@ -40,7 +41,7 @@ def verify(
     if op is not None:
         op_of(registry, op)
     try:
-        specs = list(_specs(config, op, impl))
+        specs = list(_specs(config, op, impl, device))
     except ValidationError as error:
         for line in error.errors(include_url=False):
             typer.echo(line["msg"], err=True)
@@ -59,20 +60,37 @@ def verify(
         raise typer.Exit(1)
 
 
-def _specs(config: Path | None, op: str | None, impl: str | None) -> Iterator[KernelSpec]:
+def _specs(config: Path | None, op: str | None, impl: str | None, device: str | None) -> Iterator[KernelSpec]:
     """Those that a config names, else all; of them those that are asked for."""
-    from kernelkit.containers import OpsConfig
-    from kernelkit.containers.presets import preset_member
+    from kernelkit.containers import KernelContainer, OpsConfig
+    from kernelkit.containers.presets import MEASURED_PRESETS, preset_member
     from kernelkit.registry import default_registry
 
     ops = OpsConfig.from_yaml(config) if config is not None else None
+    measured = ops is not None and ops.preset in MEASURED_PRESETS
+    container = KernelContainer.from_config(ops, device=device) if measured else None
     for spec in default_registry().list(op, name=impl):
         if ops is not None:
             choice = ops.choices.get(spec.op)
             wanted = choice.impl if choice is not None else preset_member(ops.preset, spec.op)
+            if choice is None and container is not None:
+                wanted = _fastest(container, spec)
             if wanted != spec.name:
                 continue
         yield spec
+
+
+def _fastest(container: KernelContainer, spec: KernelSpec) -> str | None:
+    """What a preset that goes by measurements takes for the variant of ``spec``."""
+    from kernelkit.containers import Need
+    from kernelkit.containers.resolution import Refusal, resolve
+
+    try:
+        need = Need(spec.op, spec.variant)
+        binding = resolve(need, container.conditions(), container.config(), container.registry())
+    except Refusal:
+        return None
+    return None if binding.why == "default" else binding.impl
 
 
 def _row(verdict: KernelVerdict) -> tuple[str, ...]:

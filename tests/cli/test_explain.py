@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from kernelkit.kernels import measurements
+from kernelkit.kernels.measurements import MeasuredGpu, Ranking
+
 
 def test_an_op_is_explained_by_its_contract_its_variants_and_its_implementations(run):
     text = run("explain", "sum").stdout
@@ -15,6 +18,21 @@ def test_every_built_in_op_and_implementation_can_be_explained(run, known_regist
         assert run("explain", op).exit_code == 0
         for impl in known_registry.impls(op):
             assert run("explain", op, impl).stdout.startswith(f"{op}: {impl}\n")
+
+
+def test_an_op_shows_what_was_measured_to_be_fast(run, monkeypatch):
+    order = Ranking(op="sum", variant="plain", passes="fwd", date="2026-11-25", impls=("hopper", "eager"))
+    gpu = MeasuredGpu(gpu="NVIDIA H200", capability=(9, 0), rankings=(order,))
+    monkeypatch.setattr(measurements, "shipped", lambda: (gpu,))
+    *_, last = run("explain", "sum").stdout.splitlines()
+    assert [cell.strip() for cell in last.split("  ") if cell] == [
+        "NVIDIA H200",
+        "plain",
+        "fwd",
+        "2026-11-25",
+        "hopper, eager",
+    ]
+    assert "measured on" not in run("explain", "rms_norm").stdout
 
 
 def test_an_implementation_is_explained_by_what_it_declares(run, known_registry):

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from kernelkit.containers import PRESETS, KernelChoice, OpsConfig
+from kernelkit.containers import PRESETS, KernelChoice, KernelContainer, Need, OpsConfig
 from kernelkit.errors import LegacyNameWarning
+from kernelkit.hardware import Hardware
 from kernelkit.registry import default_registry
 from tests.containers.fakes import mistakes
 
@@ -71,7 +72,7 @@ TUNED = " (options of rms_norm: tuned are scale, mode, block, sizes, note)"
         ({"moe_experts": None}, "impl_type", f"moe_experts is None; {FORMS}"),
         ({"moe_experts": {"a": 1}}, "impl_type", f"moe_experts is {{'a': 1}}; {FORMS}"),
         ({"preset": "eagre"}, "unknown_preset", "unknown preset 'eagre'. Did you mean 'eager'? Valid: eager, torch, "
-         "compile, triton, liger, liger_npu."),
+         "compile, triton, liger, deterministic, liger_npu, fastest-training, fastest-inference."),
         ({"preset": 3}, "string_type", "Input should be a valid string"),
         ({"allow_unused": "yes"}, "bool_type", "Input should be a valid boolean"),
     ],
@@ -271,6 +272,14 @@ def test_a_preset_of_ours_names_ops_and_implementations_that_exist():
     for members in PRESETS.values():
         assert all(impl in registry.impls(op) for op, impl in members.items())
     assert set(PRESETS["eager"].values()) == {"eager"}
+
+
+def test_with_the_preset_deterministic_every_kernel_declares_it_and_runs_anywhere():
+    container = KernelContainer.from_config({"preset": "deterministic"}, hardware=Hardware.detect("cpu"))
+    needs = [Need(op.name, variant) for op in default_registry().ops.values() for variant in op.variants]
+    bindings = container.bind(needs, model="M")
+    assert len(bindings) == len(needs)
+    assert [binding for binding in bindings.values() if not binding.spec.deterministic] == []
 
 
 def test_the_files_under_configs_are_valid():

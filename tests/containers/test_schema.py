@@ -6,7 +6,8 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 
 from kernelkit import registry as registry_module
-from kernelkit.containers import PRESETS, OpsConfig
+from kernelkit.containers import OpsConfig
+from kernelkit.containers.presets import PRESET_NAMES
 from kernelkit.registry import default_registry
 
 
@@ -29,7 +30,7 @@ def test_every_op_and_implementation_is_offered_and_no_other_key():
         assert completions(schema, op) == [*registry.impls(op), "auto"]
         assert set(options(schema, op)) == {*registry.impls(op), "auto"}
         assert schema["properties"][op]["description"]
-    assert schema["properties"]["preset"]["enum"] == [*PRESETS, None]
+    assert schema["properties"]["preset"]["enum"] == [*PRESET_NAMES, None]
 
 
 def test_the_options_of_every_implementation_are_offered():
