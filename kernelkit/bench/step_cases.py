@@ -86,7 +86,7 @@ def training_cases(hardware: Hardware) -> Iterator[StepCase]:
             yield StepCase(f"injected, preset: {name}", "injected", ops=ops[name])
     yield StepCase("default, compiled", compiled=True)
     for name in presets:
-        if name not in ("eager", "compile"):  # whose parts the compiler would only compile again
+        if name not in ("eager", "deterministic", "compile"):  # whose parts the compiler would only compile again
             yield StepCase(f"preset: {name}, compiled", ops=ops[name], compiled=True)
 
 

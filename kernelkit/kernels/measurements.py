@@ -40,7 +40,7 @@ class MeasuredGpu(BaseModel):
 
     Attributes:
         gpu: its name, as the driver gives it.
-        capability: its compute capability; None for one that is not NVIDIA's.
+        capability: its compute capability; None for one that is not NVIDIA's, or where it was not written down.
         rankings: of each variant and pass at most one.
     """
 
@@ -54,7 +54,7 @@ class MeasuredGpu(BaseModel):
         """Whether this was measured on such a device: of the same name, or of the common one (``h200``)."""
         words = re.split(r"[^a-z0-9]+", self.gpu.lower())
         called = hardware.name == self.gpu or hardware.name.lower() in words
-        return called and hardware.capability == self.capability
+        return called and self.capability in (None, hardware.capability)
 
     def ranking(self, op: str, variant: str, passes: str) -> Ranking | None:
         """That of a variant and a pass, or None where it was not measured."""

@@ -60,13 +60,13 @@ class CausalLM(Model):
 
         Raises:
             ValueError: as the decoder, for a loss kernel that was named although the head cannot be fused, and for a
-                ``z_loss_coef`` in the config where the loss is HF's, which knows none.
+                ``z_loss_coef`` where the loss is HF's, which knows none.
         """
         stock_loss = labels is not None and self.cross_entropy_loss is None and not _has_loss_of_its_own(self)
-        if stock_loss and z_loss(self.config):
+        if stock_loss and (asked := z_loss(self.config, kwargs)):
             raise ValueError(
-                f"z_loss_coef={self.config.z_loss_coef} in the config is for cross_entropy_loss, which stays with "
-                "transformers here. Name cross_entropy_loss, or set z_loss_coef to 0."
+                f"z_loss_coef={asked['z_loss_coef']} is for cross_entropy_loss, which stays with transformers here. "
+                "Name cross_entropy_loss, or set z_loss_coef to 0."
             )
         inputs = {
             "input_ids": input_ids,
@@ -94,7 +94,8 @@ class CausalLM(Model):
             logits = self.logits(hidden_states)
             loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
             return loss, logits
-        arguments = {name: kwargs[name] for name in LOSS_ARGUMENTS if name in kwargs} | z_loss(self.config)
+        arguments = {name: kwargs[name] for name in LOSS_ARGUMENTS if name in kwargs}
+        arguments |= z_loss(self.config, arguments)
         obstacle = obstacle_to_fusing(self.lm_head)
         targets: Any = next_tokens(labels, kwargs.get("shift_labels"), arguments.get("ignore_index", -100))
         if obstacle is not None:

@@ -88,8 +88,8 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
             teaching: what a teacher predicts at the same positions. The loss is then the distillation loss, and the
                 logits are left out.
             distillation: how the teacher is followed.
-            **kwargs: ``num_items_in_batch``, ``ignore_index`` and ``shift_labels`` as in ``ForCausalLMLoss``; the rest
-                goes to the decoder.
+            **kwargs: ``num_items_in_batch``, ``ignore_index`` and ``shift_labels`` as in ``ForCausalLMLoss``, and
+                ``z_loss_coef`` in place of the config's; the rest goes to the decoder.
 
         Raises:
             ValueError: as the decoder, for a loss kernel that was named although the head cannot be fused, and for
@@ -115,7 +115,7 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
         """The loss of ``targets`` [B, S] under ``hidden_states`` [B, S, H], and the logits; no loss without targets."""
         if targets is None:
             return None, self.lm_head(hidden_states)
-        loss_arguments |= z_loss(self.config)
+        loss_arguments = {**loss_arguments, **z_loss(self.config, loss_arguments)}
         obstacle = obstacle_to_fusing(self.lm_head)
         if obstacle is None:
             weight, bias = self.lm_head.weight, self.lm_head.bias
@@ -150,8 +150,9 @@ class CausalLM(KernelPreTrainedModel, KernelModule, GenerationMixin):
             raise ValueError("teaching needs labels: they say which positions count")
         if DISTILLATION[0] not in self.bindings:
             raise ValueError("this model was built without distillation_loss: build it with distilled=True")
-        if z_loss(self.config):
+        if z_loss(self.config, loss_arguments):
             raise ValueError("distillation_loss has no z-loss: set z_loss_coef to 0 in the student's config")
+        loss_arguments.pop("z_loss_coef", None)
         weight, bias = self._plain_head("distillation_loss projects to the vocabulary by itself")
         *how, truncate = distillation
         if truncate:

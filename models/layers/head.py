@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,16 +11,16 @@ from torch.nn import functional as F
 from kernelkit.containers.bindings import Binding
 from kernelkit.kernels.passed_by import obstacle_to_passing_by
 
-LOSS_ARGUMENTS = ("num_items_in_batch", "ignore_index")
-"""Arguments of a model that are for its loss, as in ``ForCausalLMLoss``."""
+LOSS_ARGUMENTS = ("num_items_in_batch", "ignore_index", "z_loss_coef")
+"""Arguments of a model that are for its loss, as in ``ForCausalLMLoss``, and the coefficient of the z-loss."""
 
 
-def z_loss(config: Any) -> dict[str, float]:
-    """The config's ``z_loss_coef`` as an argument for the loss kernel; nothing where it is zero or missing.
+def z_loss(config: Any, arguments: Mapping[str, Any]) -> dict[str, float]:
+    """``z_loss_coef`` for the loss kernel, from ``arguments`` or else the config; nothing where it is zero or missing.
 
     A field beside ``router_aux_loss_coef``, since it says what the model is trained on, whatever kernel computes it.
     """
-    coefficient = getattr(config, "z_loss_coef", None)
+    coefficient = arguments.get("z_loss_coef", getattr(config, "z_loss_coef", None))
     return {"z_loss_coef": float(coefficient)} if coefficient else {}
 
 

@@ -38,6 +38,16 @@ def test_our_models_add_it_with_any_head(change: Any) -> None:
     assert_close(model(**BATCH).loss, expected(model))
 
 
+def test_an_argument_takes_the_place_of_the_configs() -> None:
+    model = ours()
+    with_it, without = model(**BATCH).loss, model(**BATCH, z_loss_coef=0.0).loss
+    assert with_it > without
+    model.config.z_loss_coef = 0.0
+    assert torch.equal(model(**BATCH, z_loss_coef=0.1).loss, with_it)
+    injected = inject(stock.stock("llama"), {"cross_entropy_loss": "eager"})
+    assert_close(injected(**BATCH, z_loss_coef=0.1).loss, expected(injected))
+
+
 def test_it_travels_with_the_config_and_stock_transformers_does_not_mind(tmp_path: Any) -> None:
     model = ours()
     model.save_pretrained(tmp_path)
@@ -57,8 +67,7 @@ def test_beside_transformers_own_loss_it_is_refused() -> None:
     with pytest.raises(ValueError, match=r"z_loss_coef=0\.1.*Name cross_entropy_loss, or set z_loss_coef to 0"):
         model(**BATCH)
     model(BATCH["input_ids"])
-    model.config.z_loss_coef = 0.0
-    model(**BATCH)
+    model(**BATCH, z_loss_coef=0.0)
     eject(model)
 
 
@@ -72,3 +81,4 @@ def test_a_student_refuses_it() -> None:
     teacher, student = ours(), ours(distilled=True)
     with pytest.raises(ValueError, match="distillation_loss has no z-loss: set z_loss_coef to 0"):
         student(**BATCH, teaching=teacher.teach(BATCH["input_ids"]))
+    student(**BATCH, teaching=teacher.teach(BATCH["input_ids"]), z_loss_coef=0.0)
