@@ -1,4 +1,4 @@
-"""What the Triton kernels, ours and borrowed ones, ask of a machine, for their specs."""
+"""What the Triton kernels, ours and borrowed ones, and quack's ask of a machine, for their specs."""
 
 from __future__ import annotations
 
@@ -24,5 +24,13 @@ LIGER: dict[str, Any] = {
 LIGER_NPU: dict[str, Any] = {
     "hardware": HardwareRequirement(device_type="npu"),
     "packages": ("liger-kernel>=0.8.5,<0.9", "torch-npu", "triton-ascend"),
+    "tested": False,
+}
+
+QUACK: dict[str, Any] = {
+    "hardware": HardwareRequirement(device_type="cuda", min_capability=(9, 0)),
+    # What we call of quack changes from one version to the next; with these versions of its compiler it loads.
+    "packages": ("quack-kernels==0.6.5", "nvidia-cutlass-dsl>=4.7.1,<4.9"),
+    "dtypes": FLOATS,
     "tested": False,
 }

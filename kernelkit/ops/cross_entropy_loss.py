@@ -60,6 +60,7 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
     cases: tuple[tuple[tuple[int, ...], int, int, bool, dict[str, Any]], ...] = (
         ((6,), 16, 33, False, {}),
         ((2, 5), 32, 48, True, {}),
+        ((5,), 16, 128, False, {}),
         ((9,), 16, 40, False, {"num_items_in_batch": 23}),
         ((4,), 16, 24, False, {"num_items_in_batch": torch.tensor(5, device=device)}),
         ((8,), 16, 48, True, {"softcap": 3.0, "logit_scale": 0.5, "ignore_index": 7}),

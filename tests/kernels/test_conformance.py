@@ -10,7 +10,7 @@ import torch
 
 from kernelkit.testing import check_kernel
 from kernelkit.testing.checks import CHECKS
-from tests.kernels.judge import DEVICES, HALF, built, calls, eager, judged_kernels, run
+from tests.kernels.judge import DEVICES, HALF, built, eager, first_served, judged_kernels, run
 
 pytestmark = pytest.mark.parametrize("device", DEVICES)
 
@@ -27,8 +27,8 @@ def test_every_kernel_passes_every_check(spec, check, device):
 @pytest.mark.parametrize("spec", [*judged_kernels("moe_experts"), *judged_kernels("cross_entropy_loss")])
 def test_autocast_changes_a_product_as_it_changes_eagers(spec, device):
     kernel = built(spec, device, HALF)
-    call = calls(spec.op, spec.variant, torch.float32, device)[0]
     with torch.autocast(device, HALF):
+        call = first_served(kernel, spec, torch.float32, device)
         found = run(kernel, call)
         only = [output is not None for output in found.outputs]
         expected = run(eager(spec.op, spec.variant), call, only=only)

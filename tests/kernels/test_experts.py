@@ -18,7 +18,7 @@ from tests.kernels.judge import (
     tensors,
 )
 
-OURS = [each for each in judged_kernels("moe_experts") if each.values[0].name in ("torch", "triton")]
+OURS = [each for each in judged_kernels("moe_experts") if each.values[0].name in ("torch", "triton", "quack")]
 each_of_ours = pytest.mark.parametrize("spec", OURS)
 each_device = pytest.mark.parametrize("device", DEVICES)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from tests.kernels.judge import DEVICES, HALF, built, calls, judged_kernels, run, tensors, with_gradient
+from tests.kernels.judge import DEVICES, HALF, built, first_served, judged_kernels, run, tensors, with_gradient
 
 pytestmark = pytest.mark.parametrize("device", DEVICES)
 
@@ -33,8 +33,9 @@ class Recorded(TorchDispatchMode):
 def operators(spec, device):
     dtype = HALF if spec.dtypes and str(torch.float32).removeprefix("torch.") not in spec.dtypes else torch.float32
     kernel = built(spec, device, dtype)
+    call = first_served(kernel, spec, dtype, device)
     with Recorded() as recorded:
-        run(kernel, calls(spec.op, spec.variant, dtype, device)[0])
+        run(kernel, call)
     return kernel, recorded.calls
 
 
@@ -44,7 +45,7 @@ def test_differentiating_an_operator_twice_raises(spec, device):
     if not found:
         pytest.skip("is not made of operators of its own")
     dtype = next(iter(found.values()))[0].dtype
-    call = with_gradient(calls(spec.op, spec.variant, dtype, device)[0])
+    call = with_gradient(first_served(kernel, spec, dtype, device))
     outputs = tensors(call(kernel))
     incoming = call.cotangents_of(outputs)
 

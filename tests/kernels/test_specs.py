@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from kernelkit.registry import default_registry
 
-BLOCKED = ("triton", "liger_kernel", "transformers", "torch_npu", "flash_attn", "flash_attn_interface")
+BLOCKED = ("triton", "liger_kernel", "transformers", "torch_npu", "flash_attn", "flash_attn_interface", "quack")
 
 EXPECTED = {
-    ("rms_norm", "standard"): {"eager", "torch", "compile", "triton", "liger", "liger_npu"},
-    ("rms_norm", "zero_centered"): {"eager", "torch", "compile", "triton", "liger", "liger_npu"},
-    ("rms_norm", "fp32_weight"): {"eager", "torch", "compile", "triton", "liger", "liger_npu"},
+    ("rms_norm", "standard"): {"eager", "torch", "compile", "triton", "liger", "liger_npu", "quack"},
+    ("rms_norm", "zero_centered"): {"eager", "torch", "compile", "triton", "liger", "liger_npu", "quack"},
+    ("rms_norm", "fp32_weight"): {"eager", "torch", "compile", "triton", "liger", "liger_npu", "quack"},
     ("add_rms_norm", "standard"): {"eager", "triton"},
     ("qk_norm_rope", "standard"): {"eager", "triton"},
     ("rotary_pos_emb", "full"): {"eager", "compile", "triton", "liger", "liger_npu"},
@@ -18,9 +18,9 @@ EXPECTED = {
     ("swiglu_mlp", "silu"): {"eager", "compile", "triton", "liger"},
     ("swiglu_mlp", "gelu_tanh"): {"eager", "compile", "triton", "liger"},
     ("swiglu_mlp", "clamped"): {"eager", "compile", "triton"},
-    ("moe_experts", "standard"): {"eager", "torch", "triton", "liger"},
-    ("moe_experts", "gpt_oss"): {"eager", "torch", "triton"},
-    ("cross_entropy_loss", "standard"): {"eager", "compile", "triton", "liger"},
+    ("moe_experts", "standard"): {"eager", "torch", "triton", "liger", "quack"},
+    ("moe_experts", "gpt_oss"): {"eager", "torch", "triton", "quack"},
+    ("cross_entropy_loss", "standard"): {"eager", "compile", "triton", "liger", "quack"},
     ("load_balancing_loss", "standard"): {"eager", "compile", "triton"},
     ("distillation_loss", "standard"): {"eager", "chunked", "triton", "liger"},
 }
@@ -55,6 +55,7 @@ def test_what_nobody_has_run_says_so():
     assert not any(spec.tested for spec in default_registry().list(name="liger_npu"))
     for op in ("moe_experts", "load_balancing_loss"):
         assert not any(spec.tested for spec in default_registry().list(op, name="triton"))
+    assert not any(spec.tested for spec in default_registry().list(name="quack"))
 
 
 def test_every_eager_kernel_runs_anywhere():
