@@ -11,7 +11,7 @@ SPECS = tuple(
         variant=variant,
         name="quack",
         factory=f"{__name__}_kernels:{variant}",
-        description="Quack's kernel in CuTe, for long rows too; in float32 to the end, and compiled at the first call.",
+        description="Quack's CuTe kernel, in float32 until it rounds once; compiled at the first call.",
         **QUACK,
     )
     for variant in ("standard", "zero_centered", "fp32_weight")

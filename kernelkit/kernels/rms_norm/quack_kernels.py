@@ -18,7 +18,7 @@ from kernelkit.kernels.lean_op import differentiable_op, lean_op
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """[N, H]. An odd H leaves no copy of four bytes in sixteen bits, the least that quack copies at a time."""
+    """[N, H]. Quack copies four bytes at least, which rows of an odd number of sixteen bits do not let it."""
     rows = aligned(tensor).view(-1, tensor.shape[-1])
     return rows.float() if rows.shape[1] % 2 else rows
 
