@@ -22,7 +22,7 @@ def as_in_a_product(*tensors: Tensor) -> tuple[Tensor, ...]:
     Kernels that contain a matrix product are opaque to autocast and would otherwise run in the dtype of the weights.
     """
     kind = tensors[0].device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+    if not _has_autocast(kind) or not torch.is_autocast_enabled(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
     return tuple(tensor.to(dtype) for tensor in tensors)
@@ -31,6 +31,12 @@ def as_in_a_product(*tensors: Tensor) -> tuple[Tensor, ...]:
 def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     """Autocast switched off on the device of ``tensor``, where products are to stay in the dtype of their operands."""
     kind = tensor.device.type
-    if not torch.amp.is_autocast_available(kind):
+    if not _has_autocast(kind):
         return contextlib.nullcontext()
     return torch.autocast(kind, enabled=False)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # untyped in torch
+def _has_autocast(kind: str) -> bool:
+    # torch 2.11 cannot trace it.
+    return torch.amp.is_autocast_available(kind)
