@@ -29,7 +29,7 @@ TILE = 128
 def cross_entropy_loss(options: QuackCrossEntropyOptions) -> Kernel:
     """The kernel. Where logits are asked for, they come from a product of their own.
 
-    It raises a ValueError for what quack does not compute: see ``_check``.
+    It raises a ValueError for what quack does not compute, by name; see ``_check``.
     """
 
     def kernel(
@@ -42,10 +42,12 @@ def cross_entropy_loss(options: QuackCrossEntropyOptions) -> Kernel:
         num_items_in_batch: int | Tensor | None = None,
         softcap: float | None = None,
         logit_scale: float = 1.0,
+        z_loss_coef: float = 0.0,
         return_logits: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         rows, head = as_rows(hidden_states, weight)
-        _check(rows, head, bias=bias, softcap=softcap, logit_scale=logit_scale)
+        others = {"bias": bias is not None, "softcap": softcap is not None, "logit_scale": logit_scale != 1.0}
+        _check(rows, head, {**others, "z_loss_coef": z_loss_coef != 0.0})
         targets = labels.reshape(-1).to(rows.device)
         wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in (rows, head)]
         total, *_ = _sum(rows, head, None, targets, ignore_index, options.chunk_size, wanted)
@@ -55,12 +57,10 @@ def cross_entropy_loss(options: QuackCrossEntropyOptions) -> Kernel:
     return kernel
 
 
-def _check(rows: Tensor, weight: Tensor, *, bias: Tensor | None, softcap: float | None, logit_scale: float) -> None:
+def _check(rows: Tensor, weight: Tensor, given: dict[str, bool]) -> None:
     vocabulary, hidden = weight.shape
     refused = {
-        "no bias": bias is not None,
-        "no softcap": softcap is not None,
-        f"no logit_scale, which is {logit_scale}": logit_scale != 1.0,
+        **{f"no {name}": there for name, there in given.items()},
         f"bfloat16, not {rows.dtype} and {weight.dtype}": {rows.dtype, weight.dtype} != {torch.bfloat16},
         f"a vocabulary of multiples of {TILE}, not {vocabulary}": vocabulary % TILE != 0,
         # A tile of as many tokens is not to be avoided there: see _chunk.

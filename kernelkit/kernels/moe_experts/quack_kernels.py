@@ -54,7 +54,7 @@ def _index(tokens: Tensor | None) -> Tensor | None:
 
 
 def _in_rows_or_columns(weight: Tensor) -> Tensor:
-    """``weight`` [E, H, I] as tiles are copied: rows or columns of neighbours, sixteen bytes or so from the next."""
+    """``weight`` [E, H, I] in rows or columns of neighbours that begin at multiples of sixteen bytes, as tiles must."""
     down, right = weight.stride()[1:]
     step = BYTES // weight.element_size()
     fits = 1 in (down, right) and all(stride and stride % step == 0 for stride in weight.stride() if stride != 1)
