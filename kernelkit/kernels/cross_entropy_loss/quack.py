@@ -30,8 +30,8 @@ class QuackCrossEntropyOptions(BaseModel):
 def obstacle(hardware: Hardware) -> str | None:
     """Why quack's products with epilogues cannot be imported here.
 
-    Quack fingerprints whatever an epilogue calls, and takes functions as they are only from such folders; elsewhere it
-    reads on into the CUTLASS DSL, and refuses its loggers and context variables.
+    Quack fingerprints what an epilogue calls, and takes only what is installed as it is: elsewhere it reads on into the
+    CUTLASS DSL, and refuses its loggers and context variables.
     """
     found = find_spec("cutlass")
     if found is None or found.origin is None:
