@@ -56,6 +56,10 @@ class Op:
         sized_samples: ``sized_samples(variant, sizes, dtype, device, generator)`` yields calls in a model's own sizes,
             of few rows for ``verify: bind``. Without it ``samples`` serves there too.
         on_samples: ``on_samples(kernel, traits)`` is the kernel as samples call it, where models call it otherwise.
+        terms: ``terms(arguments)`` is, by number of output, the size of what this output is a small difference of: to
+            round that is no fault of a kernel.
+        counts: numbers of the outputs that may count equal values one way or another.
+        long_rows: sizes for ``sized_samples`` with rows longer than the blocks of kernels, for the conformance kit.
         cost: ``cost(arguments, backward)`` is the :class:`Cost` of a call with these arguments, by name; with
             ``backward``, of the call and its gradients together.
         benchmarks: the sizes that a benchmark gives to ``sized_samples``, together with ``batch`` and ``length`` for
@@ -74,12 +78,15 @@ class Op:
     samples: Callable[..., Samples] | None = None
     sized_samples: Callable[..., Samples] | None = None
     on_samples: Callable[[Kernel, Mapping[str, Any]], Kernel] | None = None
+    terms: Callable[[Mapping[str, Any]], Mapping[int, Any]] | None = None
+    counts: tuple[int, ...] = ()
+    long_rows: Mapping[str, Any] = field(default_factory=FrozenDict)
     cost: Callable[[Mapping[str, Any], bool], Cost] | None = None
     benchmarks: tuple[Mapping[str, Any], ...] = ()
     location: str = field(default_factory=_declared_at, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("variants", "variant_defaults"):
+        for name in ("variants", "variant_defaults", "long_rows"):
             object.__setattr__(self, name, FrozenDict(getattr(self, name)))
         object.__setattr__(self, "benchmarks", tuple(map(FrozenDict, self.benchmarks)))
 

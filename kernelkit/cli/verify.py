@@ -29,8 +29,8 @@ def verify(
 ) -> None:
     """Judge kernels against eager in float64: values, gradients, purity, determinism, tracing.
 
-    Exits with 0 if all that can run here pass, with 1 if one fails. With TRITON_INTERPRET=1 in the environment,
-    Triton's kernels are judged on a CPU, in its interpreter.
+    The second table names the checks that were not made, and why. Exits with 0 if all that can run here pass, with 1 if
+    one fails. With TRITON_INTERPRET=1 in the environment, Triton's kernels are judged on a CPU, in its interpreter.
     """
     from pydantic import ValidationError
 
@@ -53,6 +53,9 @@ def verify(
         typer.echo(json.dumps([verdict.to_dict() for verdict in verdicts], indent=2))
     else:
         print_table(("op", "variant", "impl", "verdict", "why"), list(map(_row, verdicts)))
+        if left_out := _left_out(verdicts):
+            typer.echo()
+            print_table(("not judged", "why", "of"), left_out)
         for verdict in verdicts:
             if verdict.failures:
                 typer.echo(f"\n{verdict}")
@@ -95,5 +98,20 @@ def _fastest(container: KernelContainer, spec: KernelSpec) -> str | None:
 
 def _row(verdict: KernelVerdict) -> tuple[str, ...]:
     said = "not judged" if verdict.skipped else "passes" if verdict.passed else "fails"
-    why = verdict.skipped or ", ".join(verdict.failures) or f"{len(verdict.checked)} checks"
+    left = f", {len(verdict.not_checked)} not made" if verdict.not_checked else ""
+    why = verdict.skipped or ", ".join(verdict.failures) or f"{len(verdict.checked)} checks{left}"
     return verdict.op, verdict.variant, verdict.impl, said, why
+
+
+def _left_out(verdicts: list[KernelVerdict]) -> list[tuple[str, ...]]:
+    """Each check that was not made, or not of every call, with the reason and the kernels that it is the reason of."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for verdict in verdicts:
+        kernel = f"{verdict.op}.{verdict.variant}.{verdict.impl}"
+        reasons = [*verdict.not_checked.items()]
+        reasons += [(check, sentence) for check, sentences in verdict.left_out.items() for sentence in sentences]
+        for reason in reasons:
+            found.setdefault(reason, []).append(kernel)
+    # Where a reason holds for all, their names say nothing.
+    judged = [verdict for verdict in verdicts if not verdict.skipped]
+    return [(*key, "all" if len(of) == len(judged) else ", ".join(of)) for key, of in sorted(found.items())]

@@ -77,6 +77,7 @@ OP = Op(
     parts=("rms_norm",),
     samples=samples,
     sized_samples=sized_samples,
+    long_rows={"length": 3, "hidden_size": 20_011},
     cost=cost,
     benchmarks=({"batch": 4, "length": 4096, "hidden_size": 4096},),
 )

@@ -162,6 +162,7 @@ OP = Op(
     traits=AttentionTraits,
     samples=samples,
     sized_samples=sized_samples,
+    long_rows={"length": 300, "heads": 4, "kv_heads": 2, "head_dim": 128},
     on_samples=on_samples,
     cost=cost,
     benchmarks=({"batch": 8, "length": 2048, "heads": 16, "kv_heads": 8, "head_dim": 128},),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -110,6 +110,20 @@ class Deviation:
         return f"{self.what} {self.reason}"
 
 
+class Compared(NamedTuple):
+    """One value: which output or gradient, as the kernel gives it, as eager does, and as eager does in float64.
+
+    Attributes:
+        terms: the size of what it is a small difference of, by the op's ``terms``, or 0.
+    """
+
+    what: str
+    found: Tensor
+    eagers: Tensor
+    right: Tensor
+    terms: float
+
+
 def tensors(tree: Any) -> list[Tensor]:
     """The tensors in nested containers."""
     return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
@@ -149,6 +163,7 @@ def deviations(
     *,
     change: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     backward: bool = True,
+    relative: float = 0.0,
 ) -> Iterator[Deviation]:
     """Where ``kernel`` errs more than ``eager``, measured against eager in float64.
 
@@ -158,30 +173,52 @@ def deviations(
         call: the arguments.
         change: lays out the tensors that the kernel is given; eager gets them as they are.
         backward: whether gradients are compared too.
+        relative: the error beside the largest value that is allowed in any case, if more than two epsilons.
     """
+    for one in compared(kernel, eager, call, change=change, backward=backward):
+        reason = _reason(one, relative)
+        if reason is not None:
+            yield Deviation(one.what, reason)
+
+
+def compared(
+    kernel: Kernel,
+    eager: Kernel,
+    call: Call,
+    *,
+    change: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    backward: bool = True,
+) -> Iterator[Compared]:
+    """The values of one call, of which none is empty; arguments as in :func:`deviations`."""
     mine = run(kernel, call.map(change), backward=backward)
     # What a kernel does not return it is not asked for either.
     only = [output is not None for output in mine.outputs]
     truth, usual = (run(eager, each, only=only, backward=backward) for each in (call.exact(), call))
-    outputs = [f"output {index}" for index in range(len(only))]
-    yield from _worse(outputs, mine.outputs, usual.outputs, truth.outputs)
-    gradients = [f"the gradient of {name}" for name, _ in call.named_leaves()] if backward else []
-    yield from _worse(gradients, mine.gradients, usual.gradients, truth.gradients)
+    terms = call.op.terms(call.exact().arguments) if call.op.terms is not None else {}
+    names = [f"output {index}" for index in range(len(only))]
+    names += [f"the gradient of {name}" for name, _ in call.named_leaves()] if backward else []
+    values = zip(*([*each.outputs, *each.gradients] for each in (mine, usual, truth)), strict=True)
+    for index, (name, (found, eagers, right)) in enumerate(zip(names, values, strict=True)):
+        if found is not None and right.numel() > 0:
+            yield Compared(name, found, eagers, right, float(terms.get(index, 0)))
 
 
-def _worse(names: list[str], mine: Any, usual: Any, truth: Any) -> Iterator[Deviation]:
-    for name, found, eagers, right in zip(names, mine, usual, truth, strict=True):
-        if found is None or right.numel() == 0:
-            continue
-        if (found.dtype, found.shape) != (eagers.dtype, eagers.shape):
-            theirs = f"{list(eagers.shape)} in {eagers.dtype}"
-            yield Deviation(name, f"is {list(found.shape)} in {found.dtype}, and eager's {theirs}")
-            continue
-        rounding = torch.finfo(found.dtype).eps * right.abs().max()
-        error, allowed = _error(found, right), _error(eagers, right)
-        if not error <= MULTIPLE * allowed + EPSILONS * rounding:  # so that nan is an error
-            yield Deviation(name, f"errs by {error:.2e}, eager by {allowed:.2e}")
+def _reason(one: Compared, relative: float) -> str | None:
+    """How one value differs, or None where it is as good as eager's."""
+    found, eagers = one.found, one.eagers
+    if (found.dtype, found.shape) != (eagers.dtype, eagers.shape):
+        return f"is {list(found.shape)} in {found.dtype}, and eager's {list(eagers.shape)} in {eagers.dtype}"
+    size = one.right.nan_to_num(0, 0, 0).abs().max().clamp(min=one.terms)
+    rounding = size * max(EPSILONS * torch.finfo(found.dtype).eps, relative)
+    error, allowed = (errors(each, one.right).max() for each in (found, eagers))
+    # The negation makes nan an error.
+    if not error <= MULTIPLE * allowed + rounding:
+        return f"errs by {error:.2e}, eager by {allowed:.2e}"
+    return None
 
 
-def _error(found: Tensor, truth: Tensor) -> Tensor:
-    return (found.double() - truth).abs().max()
+def errors(found: Tensor, truth: Tensor) -> Tensor:
+    """How far each value is off; not at all where both are the same infinity, or both nan, as a mean of nothing is."""
+    found = found.double()
+    same = (found == truth) | (found.isnan() & truth.isnan())
+    return (found - truth).abs().masked_fill(same, 0)

@@ -56,7 +56,7 @@ class CrossEntropyLoss(Protocol):
 
 
 def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Samples:
-    """Each argument at work once: ignored labels, a count, bias, softcap and scale, z-loss, and a batched shape."""
+    """Each argument at work once: ignored labels, a count, bias, softcap and scale, z-loss; a batch, one row, none."""
     cases: tuple[tuple[tuple[int, ...], int, int, bool, dict[str, Any]], ...] = (
         ((6,), 16, 33, False, {}),
         ((2, 5), 32, 48, True, {}),
@@ -67,10 +67,12 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
         ((3,), 16, 32, False, {"return_logits": True}),
         ((7,), 16, 40, True, {"softcap": 4.0, "z_loss_coef": 0.1}),
         ((5,), 16, 24, False, {"z_loss_coef": 0.05, "num_items_in_batch": 9}),
+        ((1,), 16, 40, False, {}),
+        ((0,), 16, 24, False, {"num_items_in_batch": 3}),
     )
     for shape, hidden, vocabulary, biased, keywords in cases:
         labels = torch.randint(vocabulary, shape, generator=generator, device=device)
-        labels.view(-1)[::3] = keywords.get("ignore_index", -100)
+        labels.view(-1)[1::3] = keywords.get("ignore_index", -100)
         weight = (torch.randn(vocabulary, hidden, generator=generator, device=device) * hidden**-0.5).to(dtype)
         bias = torch.randn(vocabulary, generator=generator, device=device).to(dtype) if biased else None
         states = torch.randn(*shape, hidden, generator=generator, device=device).to(dtype)
@@ -102,6 +104,7 @@ OP = Op(
     preference=("compile", "triton", "liger", "eager"),
     samples=samples,
     sized_samples=sized_samples,
+    long_rows={"length": 5, "hidden_size": 24, "vocab_size": 33_001},
     cost=cost,
     benchmarks=(
         {"batch": 8, "length": 2048, "hidden_size": 4096, "vocab_size": 151_936, "ignored_every": 2048},

@@ -144,7 +144,7 @@ def per_item(total: Tensor, counted: Tensor, num_items_in_batch: int | Tensor | 
 
 
 def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Samples:
-    """Each divergence and each argument at work once, with hidden sizes that differ and ignored labels."""
+    """Each divergence and each argument at work once, hidden sizes that differ, ignored labels; one row, and none."""
     count = torch.tensor(5, device=device)
     cases: tuple[tuple[tuple[int, ...], int, bool, dict[str, Any]], ...] = (
         ((7,), 33, False, {}),
@@ -154,10 +154,12 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
         ((5,), 33, True, {"divergence": "jsd", "beta": 0.9, "alpha": 0.3}),
         ((8,), 48, True, {"student_softcap": 3.0, "teacher_softcap": 5.0, "alpha": 0.5, "temperature": 2.0}),
         ((3,), 32, False, {"student_logit_scale": 0.5, "teacher_logit_scale": 2.0, "ignore_index": 7}),
+        ((1,), 40, False, {}),
+        ((0,), 24, False, {"num_items_in_batch": 3}),
     )
     for shape, vocabulary, biased, keywords in cases:
         labels = torch.randint(vocabulary, shape, generator=generator, device=device)
-        labels.view(-1)[::3] = keywords.get("ignore_index", -100)
+        labels.view(-1)[1::3] = keywords.get("ignore_index", -100)
         heads = []
         for width in (16, 32):
             states = torch.randn(*shape, width, generator=generator, device=device).to(dtype)
@@ -183,6 +185,26 @@ def sized_samples(
     yield (*heads, labels), {"divergence": sizes.get("divergence", "forward_kl")}
 
 
+def terms(arguments: Mapping[str, Any]) -> dict[int, Any]:
+    """The cross-entropies that a divergence is a difference of, H(P,Q) + H(Q,P), added up as the loss is."""
+    log_q, log_p = (_log_probabilities(arguments, name) for name in ("student", "teacher"))
+    entropies = -(log_p.exp() * log_q + log_q.exp() * log_p).sum(-1)
+    squared = arguments.get("temperature", 1.0) ** 2 if arguments.get("temperature_squared") else 1.0
+    counted = arguments["labels"] != arguments.get("ignore_index", -100)
+    total = torch.where(counted, entropies * squared, 0).sum()
+    divergence = per_item(total, counted, arguments.get("num_items_in_batch")).nan_to_num()
+    return {0: (1 - arguments.get("alpha", 0.0)) * divergence, 1: divergence}
+
+
+def _log_probabilities(arguments: Mapping[str, Any], name: str) -> Tensor:
+    logits = arguments[f"{name}_hidden"] @ arguments[f"{name}_weight"].T
+    if (bias := arguments.get(f"{name}_bias")) is not None:
+        logits = logits + bias
+    logits, softcap = logits * arguments.get(f"{name}_logit_scale", 1.0), arguments.get(f"{name}_softcap")
+    logits = logits if softcap is None else torch.tanh(logits / softcap) * softcap
+    return torch.log_softmax(logits / arguments.get("temperature", 1.0), dim=-1)
+
+
 def cost(arguments: Mapping[str, Any], backward: bool) -> Cost:
     """One product for the logits of each model, and two for the student's gradients; logits need not be in memory."""
     student = arguments["student_hidden"], arguments["student_weight"]
@@ -198,7 +220,11 @@ OP = Op(
     protocol=DistillationLoss,
     default="chunked",
     preference=("triton", "chunked", "eager", "liger"),
+    samples=samples,
     sized_samples=sized_samples,
+    terms=terms,
+    counts=(3,),
+    long_rows={"length": 5, "hidden_size": 24, "teacher_hidden_size": 40, "vocab_size": 33_001},
     cost=cost,
     benchmarks=tuple(
         {"batch": 4, "length": 2048, "hidden_size": 1024, "teacher_hidden_size": 2048, "vocab_size": 151_936}

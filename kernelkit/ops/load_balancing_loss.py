@@ -31,13 +31,19 @@ class LoadBalancingLoss(Protocol):
             attention_mask: [B, S] with B * S = T; rows where it is 0 do not count.
 
         Returns:
-            float32 scalar, differentiable through the probabilities alone.
+            float32 scalar, differentiable through the probabilities alone; nan where no row counts.
         """
 
 
 def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Samples:
-    """One layer and several, with padding and without."""
-    for layers, tokens, experts, top_k, padded in ((1, 8, 4, 1, False), (3, 12, 8, 2, True), (2, 6, 5, 3, False)):
+    """One layer and several, with padding and without; one row, and none."""
+    for layers, tokens, experts, top_k, padded in (
+        (1, 8, 4, 1, False),
+        (3, 12, 8, 2, True),
+        (2, 6, 5, 3, False),
+        (2, 1, 4, 2, False),
+        (1, 0, 4, 2, False),
+    ):
         logits = tuple(
             torch.randn(tokens, experts, generator=generator, device=device).to(dtype) for _ in range(layers)
         )
@@ -68,6 +74,7 @@ OP = Op(
     preference=("compile", "eager", "triton"),
     samples=samples,
     sized_samples=sized_samples,
+    long_rows={"length": 5, "layers": 2, "experts": 515, "top_k": 9},
     cost=cost,
     benchmarks=({"batch": 4, "length": 4096, "layers": 8, "experts": 128, "top_k": 8},),
 )

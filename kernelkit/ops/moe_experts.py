@@ -129,6 +129,7 @@ OP = Op(
     preference=("torch", "liger", "eager", "triton"),
     samples=samples,
     sized_samples=sized_samples,
+    long_rows={"length": 150, "hidden_size": 136, "intermediate_size": 152, "experts": 5, "top_k": 2},
     cost=cost,
     benchmarks=(
         {"batch": 4, "length": 4096, "hidden_size": 2048, "intermediate_size": 768, "experts": 128, "top_k": 8},

@@ -72,6 +72,7 @@ OP = Op(
     preference=("triton", "compile", "torch", "liger", "eager"),
     samples=samples,
     sized_samples=sized_samples,
+    long_rows={"length": 3, "hidden_size": 20_011},
     cost=cost,
     benchmarks=(
         {"batch": 4, "length": 4096, "hidden_size": 4096},

@@ -93,6 +93,7 @@ OP = Op(
     preference=("triton", "compile", "liger", "eager"),
     samples=samples,
     sized_samples=sized_samples,
+    long_rows={"length": 67, "heads": 3, "kv_heads": 1, "head_dim": 512},
     cost=cost,
     benchmarks=({"batch": 4, "length": 4096, "heads": 32, "kv_heads": 8, "head_dim": 128},),
 )

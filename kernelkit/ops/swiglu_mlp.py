@@ -68,6 +68,7 @@ OP = Op(
     preference=("triton", "compile", "liger", "eager"),
     samples=samples,
     sized_samples=sized_samples,
+    long_rows={"length": 3, "intermediate_size": 20_011},
     cost=cost,
     benchmarks=({"batch": 4, "length": 4096, "intermediate_size": 12288},),
 )

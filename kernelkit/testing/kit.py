@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from kernelkit.hardware import Hardware
 from kernelkit.registry import KernelRegistry, default_registry
 from kernelkit.spec import KernelSpec
 from kernelkit.testing.checks import CHECKS
-from kernelkit.testing.subject import Subject
+from kernelkit.testing.purity import first_line
+from kernelkit.testing.subject import LeftOut, NotMadeError, Subject
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class KernelVerdict:
         device: where it was judged.
         failures: by check, what is wrong, in sentences.
         checked: the checks that were made.
+        not_checked: by check, why it was not made at all.
+        left_out: by check that was made, what of it could not be judged and why.
         skipped: why it was not judged at all, or empty.
     """
 
@@ -35,6 +38,8 @@ class KernelVerdict:
     device: str
     failures: dict[str, list[str]] = field(default_factory=dict)
     checked: tuple[str, ...] = ()
+    not_checked: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
     skipped: str = ""
 
     @property
@@ -52,6 +57,8 @@ class KernelVerdict:
             "passed": self.passed,
             "skipped": self.skipped,
             "checked": list(self.checked),
+            "not_checked": self.not_checked,
+            "left_out": self.left_out,
             "failures": self.failures,
         }
 
@@ -84,13 +91,14 @@ def check_kernel(
         checks: which of :data:`kernelkit.testing.checks.CHECKS`; all unless given.
 
     Returns:
-        What is wrong, by check. A kernel that cannot run there is not judged, and the verdict says why.
+        What is wrong, by check, and which checks were not made. A kernel that cannot run there is not judged, and the
+        verdict says why. Of one that is for inference only, the forward is judged.
     """
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     where = torch.device(device) if device is not None else torch.accelerator.current_accelerator() or "cpu"
     names = (spec.op, spec.variant, spec.name, str(where))
     on_interpreter = interpreted and any("triton" in package for package in spec.packages)
-    reason = None if on_interpreter else spec.problem(Hardware.detect(where))
+    reason = None if on_interpreter else spec.problem(Hardware.detect(where), training=not spec.inference_only)
     if reason is not None:
         return KernelVerdict(*names, skipped=reason)
     catalogue = registry if registry is not None else default_registry()
@@ -98,18 +106,37 @@ def check_kernel(
         subject = Subject.of(spec, torch.device(where), catalogue, interpreted=on_interpreter)
     except LookupError as error:
         return KernelVerdict(*names, skipped=str(error.args[0]))
-    failures: dict[str, list[str]] = {}
+    verdict = KernelVerdict(*names)
     for name in checks:
+        verdict = _with_check(verdict, name, subject)
+    return verdict
+
+
+def _with_check(verdict: KernelVerdict, name: str, subject: Subject) -> KernelVerdict:
+    """What is known after one more check."""
+    try:
         found = _findings(name, subject)
-        if found:
-            failures[name] = found
-    return KernelVerdict(*names, failures, tuple(checks))
+    except NotMadeError as reason:
+        return replace(verdict, not_checked={**verdict.not_checked, name: str(reason)})
+    wrong = [sentence for sentence in found if not isinstance(sentence, LeftOut)]
+    left_out = [str(sentence) for sentence in dict.fromkeys(found) if isinstance(sentence, LeftOut)]
+    return replace(
+        verdict,
+        checked=(*verdict.checked, name),
+        failures=verdict.failures | ({name: wrong} if wrong else {}),
+        left_out=verdict.left_out | ({name: left_out} if left_out else {}),
+    )
 
 
 def _findings(name: str, subject: Subject) -> list[str]:
+    found: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return list(CHECKS[name](subject))
+            # This keeps what was found before something is raised.
+            found.extend(CHECKS[name](subject))
+        except NotMadeError:
+            raise
         except Exception as error:  # a kernel under trial may raise anything, and that is a finding
-            return [f"raises {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"]
+            found.append(f"raises {type(error).__name__}: {first_line(error)}")
+    return found
