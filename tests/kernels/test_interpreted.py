@@ -14,7 +14,7 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
-AGREEMENT = ["test_rounding.py", "test_conformance.py"]
+AGREEMENT = ["test_rounding.py", "test_conformance.py", "../testing/test_liger_raw.py"]
 LOSSES = ["test_triton_losses.py", "test_distillation_loss.py", "test_distillation_chunks.py"]
 CONTRACTS = ["test_conformance.py", "test_operators.py", "test_cross_entropy.py", "test_load_balancing.py"]
 REST = [*CONTRACTS, "test_liger.py", "test_triton.py"]
@@ -45,8 +45,8 @@ def _only_where_it_is_needed():
     pytest.importorskip("liger_kernel")
 
 
-def test_kernels_agree_with_eager_in_the_interpreter():
-    run_interpreted(AGREEMENT, "(accuracy or as_good_as_eagers or rounds) and not (moe and liger)")
+def test_kernels_agree_with_eager_and_raw_ones_are_caught_in_the_interpreter():
+    run_interpreted(AGREEMENT, "(accuracy or as_good_as_eagers or rounds or raw) and not (moe and liger)")
 
 
 @pytest.mark.slow

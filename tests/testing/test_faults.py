@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -11,112 +12,32 @@ from typer.testing import CliRunner
 from kernelkit import KernelSpec, default_registry
 from kernelkit.cli.app import app
 from kernelkit.kernels.cross_entropy_loss.eager import cross_entropy_loss
+from kernelkit.kernels.distillation_loss.eager import distillation_loss
 from kernelkit.kernels.rms_norm.eager import standard
 from kernelkit.testing import check_kernel
+from kernelkit.testing.checks import CHECKS
+from tests.testing.broken import (
+    FAULTS,
+    Custom,
+    breaks_the_graph,
+    depends_on_chance,
+    overwrites_its_input,
+    raises,
+    takes_the_next_weight,
+)
 
 
-def judged(kernel, op="rms_norm", **fields):
+def judged(kernel, op="rms_norm", checks=CHECKS, **fields):
     spec = KernelSpec(op=op, variant="standard", name="mine", factory=lambda: kernel, **fields)
-    return check_kernel(spec, device="cpu")
-
-
-def normed(hidden_states, eps):
-    return hidden_states.float() * torch.rsqrt(hidden_states.float().square().mean(-1, keepdim=True) + eps)
-
-
-class Custom(torch.autograd.Function):
-    """A right forward with a backward of one's own; broken ones derive from it."""
-
-    @staticmethod
-    def forward(ctx, hidden_states, weight, eps):
-        ctx.save_for_backward(hidden_states, weight)
-        ctx.eps = eps
-        return standard(hidden_states, weight, eps)
-
-    @staticmethod
-    def gradients(ctx, gradient):
-        hidden_states, weight = (tensor.detach().requires_grad_() for tensor in ctx.saved_tensors)
-        with torch.enable_grad():
-            output = standard(hidden_states, weight, ctx.eps)
-        return torch.autograd.grad(output, (hidden_states, weight), gradient)
-
-    @classmethod
-    def backward(cls, ctx, gradient):
-        return *cls.gradients(ctx, gradient), None
-
-
-class OverwritesGradient(Custom):
-    @staticmethod
-    def backward(ctx, gradient):
-        of_hidden, of_weight = Custom.gradients(ctx, gradient)
-        return gradient.copy_(of_hidden), of_weight, None
-
-
-class SpendsWhatItSaved(Custom):
-    @staticmethod
-    def backward(ctx, gradient):
-        of_hidden, of_weight = Custom.gradients(ctx, gradient)
-        with torch.no_grad():
-            ctx.saved_tensors[1].data.mul_(2)
-        return of_hidden, of_weight, None
-
-
-def overwrites_its_input(hidden_states, weight, eps):
-    output = standard(hidden_states, weight, eps)
-    hidden_states.data.mul_(2)
-    return output
-
-
-def forgets_epsilon(hidden_states, weight, eps):
-    return standard(hidden_states, weight, 0.0)
-
-
-def adds_up_in_sixteen_bits(hidden_states, weight, eps):
-    total = sum(hidden_states.square().unbind(-1))
-    variance = (total / hidden_states.shape[-1]).unsqueeze(-1)
-    return weight * (hidden_states * torch.rsqrt(variance + eps))
-
-
-def takes_the_next_weight(hidden_states, weight, eps):
-    return standard(hidden_states, weight.roll(1), eps)
-
-
-def leaves_its_tail_unwritten(hidden_states, weight, eps):
-    right = standard(hidden_states, weight, eps)
-    output = torch.empty_like(right)
-    output[..., :-1] = right[..., :-1]
-    return output
-
-
-def depends_on_chance(hidden_states, weight, eps):
-    return standard(hidden_states, weight, eps) * (1 + 1e-2 * torch.rand(()))
-
-
-def breaks_the_graph(hidden_states, weight, eps):
-    torch._dynamo.graph_break()
-    return standard(hidden_states, weight, eps)
-
-
-def raises(hidden_states, weight, eps):
-    raise NotImplementedError("one day")
-
-
-FAULTS = {
-    "purity": [overwrites_its_input, OverwritesGradient.apply],
-    "accuracy": [adds_up_in_sixteen_bits, takes_the_next_weight, raises],
-    "magnitudes": [forgets_epsilon],
-    "layout": [leaves_its_tail_unwritten],
-    "second_backward": [SpendsWhatItSaved.apply],
-    "determinism": [depends_on_chance],
-    "tracing": [breaks_the_graph],
-}
+    return check_kernel(spec, device="cpu", checks=checks)
 
 
 @pytest.mark.parametrize(("check", "kernel"), [(check, kernel) for check, found in FAULTS.items() for kernel in found])
 def test_a_broken_kernel_is_caught_by_name(check, kernel):
-    verdict = judged(kernel)
+    verdict = judged(kernel, checks=[check])
     assert not verdict.passed and check in verdict.failures, str(verdict)
     assert f"{check}: " in str(verdict)
+    assert ("raises" in str(verdict)) == (kernel in (raises, breaks_the_graph)), str(verdict)
 
 
 @pytest.mark.parametrize("kernel", [standard, Custom.apply])
@@ -130,7 +51,52 @@ def test_a_loss_that_forgets_ignored_labels_is_caught():
     def forgets(hidden_states, weight, labels, *, ignore_index=-100, **arguments):
         return cross_entropy_loss(hidden_states, weight, labels.clamp(min=0), ignore_index=ignore_index, **arguments)
 
-    assert "accuracy" in judged(forgets, op="cross_entropy_loss").failures
+    assert "accuracy" in judged(forgets, op="cross_entropy_loss", checks=["accuracy"]).failures
+
+
+def test_a_loss_that_is_zero_where_no_label_counts_is_caught():
+    def divides_by_one(hidden_states, weight, labels, **arguments):
+        loss, logits = cross_entropy_loss(hidden_states, weight, labels, **arguments)
+        return loss.nan_to_num(), logits
+
+    verdict = judged(divides_by_one, op="cross_entropy_loss", checks=["accuracy", "ignored_labels"])
+    assert [*verdict.failures] == ["ignored_labels"], str(verdict)
+
+
+def test_a_router_that_counts_every_equal_expert_is_caught():
+    def compares_with_the_least_chosen(router_logits, num_experts, top_k, attention_mask=None):
+        routing = torch.cat(router_logits).float().softmax(-1)
+        rows = torch.ones(routing.shape[:1]) if attention_mask is None else attention_mask.flatten().float()
+        rows = (rows.repeat(len(routing) // len(rows)) if len(rows) else rows)[:, None]
+        chosen = (routing >= routing.topk(top_k).values[:, -1:]).float()
+        return num_experts * ((chosen * rows).sum(0) / rows.sum() * ((routing * rows).sum(0) / rows.sum())).sum()
+
+    verdict = judged(compares_with_the_least_chosen, op="load_balancing_loss", checks=["accuracy", "ties"])
+    assert [*verdict.failures] == ["ties"], str(verdict)
+
+
+def test_a_distillation_loss_that_is_hardly_wrong_is_caught():
+    def off_by_a_thousandth(*tensors, **arguments):
+        output = distillation_loss(*tensors, **arguments)
+        return output._replace(loss=output.loss * 1.001, divergence=output.divergence * 1.001)
+
+    verdict = judged(off_by_a_thousandth, op="distillation_loss", checks=["accuracy"])
+    assert "output 0 errs" in str(verdict) and "output 1 errs" in str(verdict)
+
+
+class ForwardOnly(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden_states, weight, eps):
+        return standard(hidden_states, weight, eps)
+
+
+def test_of_a_kernel_for_inference_the_forward_is_judged():
+    verdict = judged(ForwardOnly.apply, inference_only=True, traceable=False)
+    assert verdict.passed and "accuracy" in verdict.checked, str(verdict)
+    assert verdict.not_checked["second_backward"] == verdict.not_checked["checkpointing"] == "has no backward"
+    assert "accuracy" in judged(ForwardOnly.apply).failures
+    assert "accuracy" in judged(takes_the_next_weight, inference_only=True).failures
+    assert "purity" in judged(overwrites_its_input, inference_only=True).failures
 
 
 def test_a_kernel_may_refuse_some_calls_by_name_and_not_all():
@@ -147,8 +113,10 @@ def test_a_kernel_may_refuse_some_calls_by_name_and_not_all():
 
 
 def test_what_a_kernel_does_not_promise_it_is_not_asked_for():
-    assert "determinism" not in judged(depends_on_chance, deterministic=False).failures
-    assert "tracing" not in judged(breaks_the_graph, traceable=False).failures
+    verdict = judged(depends_on_chance, checks=["determinism"], deterministic=False)
+    assert verdict.checked == () and "does not say" in verdict.not_checked["determinism"]
+    verdict = judged(breaks_the_graph, checks=["tracing"], traceable=False)
+    assert verdict.checked == () and "does not say" in verdict.not_checked["tracing"]
 
 
 def test_a_kernel_that_cannot_run_here_is_not_judged():
@@ -169,6 +137,16 @@ def test_the_command_judges_what_is_asked_for(tmp_path):
     assert {(row["op"], row["impl"]) for row in rows} == {("rms_norm", "torch"), ("swiglu_mlp", "liger")}
     assert all(row["passed"] or "not on" in row["skipped"] for row in rows)
     assert command("--impl", "ligr").exit_code == 2
+
+
+def test_the_command_says_which_checks_were_not_made_and_why():
+    text = command("--op", "cross_entropy_loss", "--impl", "eager").output
+    assert re.search(r"operators +is not made of operators of its own +all", text)
+    assert re.search(r"large_values +calls in float16 in which eager overflows too +all", text)
+    rows = json.loads(command("--op", "cross_entropy_loss", "--impl", "eager", "--json").output)
+    for row in rows:
+        assert {*row["checked"], *row["not_checked"]} == {*CHECKS}
+        assert row["left_out"] == {"large_values": ["calls in float16 in which eager overflows too"]}
 
 
 def test_the_command_fails_where_a_kernel_does(monkeypatch):
