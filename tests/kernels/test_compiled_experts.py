@@ -20,6 +20,8 @@ TYPES = {
 }
 SHARED = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes that a program may take, by compute capability."""
+PRODUCTS = {"up", "down", "down_backward", "of_weight"}
+LAUNCHED = PRODUCTS | {"_schedule", "_combine", "_of_routing", "_of_bias"}
 
 
 class Recorded:
@@ -47,6 +49,8 @@ def compiled(kernel, args, options, capability):
             signature[name], constants[(position,)] = "constexpr", value
         elif isinstance(value, float):
             signature[name] = "fp32"
+        elif hasattr(value, "block_shape"):
+            signature[name] = f"tensordesc<{TYPES[value.base.dtype][1:]}{list(value.block_shape)}>"
         else:
             signature[name] = TYPES[value.dtype] if isinstance(value, torch.Tensor) else "i32"
             if isinstance(value, torch.Tensor) or value % 16 == 0:
@@ -55,34 +59,39 @@ def compiled(kernel, args, options, capability):
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=settings)
 
 
+def launches_of(monkeypatch, variant, tokens, capability):
+    """What a forward and a backward on a GPU of that capability launch."""
+    from kernelkit.kernels.moe_experts import triton_blocks_kernels as blocks
+    from kernelkit.kernels.moe_experts import triton_grouped_kernels as grouped
+    from kernelkit.kernels.moe_experts import triton_kernels
+    from kernelkit.kernels.moe_experts import triton_passes_kernels as passes
+    from kernelkit.kernels.moe_experts import triton_products_kernels as products
+
+    launches = []
+    for module in passes, products:
+        for name in vars(module).keys() & LAUNCHED:
+            monkeypatch.setattr(module, name, Recorded(getattr(module, name), launches))
+    monkeypatch.setattr(blocks, "shared_memory", lambda _: SHARED[capability])
+    monkeypatch.setattr(grouped, "takes_tma", lambda _: capability >= 90)
+    train(triton_kernels, variant, tokens)
+    return launches
+
+
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("tokens", [512, 16])
 @pytest.mark.parametrize("variant", ["standard", "gpt_oss"])
 def test_every_launch_compiles_and_fits_into_shared_memory(variant, tokens, capability, monkeypatch):
     pytest.importorskip("triton")
-    from kernelkit.kernels.moe_experts import triton_kernels
-
-    launches = []
-    for name, kernel in vars(triton_kernels).items():
-        if name in ("_up", "_down", "_down_backward", "_of_weight", "_of_bias", "_of_routing", "_combine"):
-            monkeypatch.setattr(triton_kernels, name, Recorded(kernel, launches))
-    monkeypatch.setattr(triton_kernels, "shared_memory", lambda _: SHARED[capability])
-    train(triton_kernels, variant, tokens)
-    assert {kernel.fn.__name__ for kernel, *_ in launches} >= {
-        "_up",
-        "_down",
-        "_down_backward",
-        "_of_weight",
-        "_combine",
-    }
+    launches = launches_of(monkeypatch, variant, tokens, capability)
+    assert {kernel.fn.__name__ for kernel, *_ in launches} == LAUNCHED - (
+        {"_of_bias"} if variant == "standard" else set()
+    )
     for kernel, args, options in launches:
         found = compiled(kernel, args, options, capability)
-        assert (
-            "wgmma" in found.asm["ptx"]
-            or "mma.sync" in found.asm["ptx"]
-            or "tl.dot" not in inspect.getsource(kernel.fn)
-        )
         assert found.metadata.shared <= SHARED[capability]
+        if kernel.fn.__name__ in PRODUCTS:
+            assert ("wgmma" if capability == 90 and tokens == 512 else "mma.sync") in found.asm["ptx"]
+            assert ("cp.async.bulk.tensor" in found.asm["ptx"]) == (capability == 90)
 
 
 def train(module, variant, tokens, hidden=2048, width=768, experts=4, top_k=4, dtype=torch.bfloat16):

@@ -1,0 +1,336 @@
+"""The grouped products of the experts in Triton, and what happens to a product before it is stored.
+
+A program takes tile after tile, in an order in which programs that run together share weights. ``blocks_ptr``, which
+``triton_passes_kernels.schedule`` writes, says how many blocks of rows there are, and the expert and first row of each.
+With ``TMA``, which Hopper and later GPUs have, weights and rows that lie together are tensor descriptors, which the
+device copies by itself; rows that are GATHERED by token, and everything without it, are loaded through pointers.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.tools.ragged_tma import load_ragged
+
+
+@triton.jit
+def _place(tile, blocks, columns, GROUP: tl.constexpr):
+    """The block of rows and of columns of a tile: GROUP blocks take a column together, and share its weights."""
+    group = tile // (GROUP * columns)
+    size = tl.minimum(GROUP, blocks - group * GROUP)
+    within = tile % (GROUP * columns)
+    return group * GROUP + within % size, within // size
+
+
+@triton.jit
+def _rows_of(block, blocks_ptr, ends_ptr, ROWS: tl.constexpr):
+    """The expert of a block, its first row, its rows, and which of them there are."""
+    expert, first = tl.load(blocks_ptr + 2 * block + 2), tl.load(blocks_ptr + 2 * block + 3)
+    rows = first + tl.arange(0, ROWS)
+    return expert, first, rows, rows < tl.load(ends_ptr + expert)
+
+
+@triton.jit
+def _left(rows, at, first, start, length, TMA: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr):
+    """[ROWS, DEPTH] of ``rows`` [S, length]: those from ``first`` on, or those ``at`` any place."""
+    if TMA:
+        tile = rows.load([first, start])
+    else:
+        depth = start + tl.arange(0, DEPTH)
+        tile = tl.load(rows + at[:, None] * length + depth[None, :], mask=(depth < length)[None, :], other=0.0)
+    return tile
+
+
+@triton.jit
+def _right(
+    weight, expert, column, start, width, length, step_expert, step_column, step,
+    TMA: tl.constexpr, ALONG: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """[DEPTH, COLUMNS] of an expert's weight; ALONG: whose memory goes along the depth."""
+    if TMA:
+        if ALONG:
+            tile = tl.reshape(weight.load([expert, column, start]), (COLUMNS, DEPTH)).T
+        else:
+            tile = tl.reshape(weight.load([expert, start, column]), (DEPTH, COLUMNS))
+    else:
+        depth, columns = start + tl.arange(0, DEPTH), column + tl.arange(0, COLUMNS)
+        at = depth.to(tl.int64)[:, None] * step + columns.to(tl.int64)[None, :] * step_column
+        mask = (depth < length)[:, None] & (columns < width)[None, :]
+        tile = tl.load(weight + expert.to(tl.int64) * step_expert + at, mask=mask, other=0.0)
+    return tile
+
+
+@triton.jit
+def _clamp(gate, up, limit):
+    return tl.minimum(gate, limit), tl.minimum(tl.maximum(up, -limit), limit) + 1.0
+
+
+@triton.jit
+def _pair(both, dtype: tl.constexpr):
+    """A gate and its up from the 32 bits that they take together: a quarter of the registers of two loads."""
+    gate, up = both.to(tl.int16), (both >> 16).to(tl.int16)
+    return gate.to(dtype, bitcast=True).to(tl.float32), up.to(dtype, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def _paired(gate, up):
+    low = gate.to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
+    return low | (up.to(tl.int16, bitcast=True).to(tl.int32) << 16)
+
+
+@triton.jit
+def _product(
+    rows, at, first, weight, expert, column, width, length, step_expert, step_column, step,
+    LEFT_TMA: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """[ROWS, COLUMNS] in float32, from ``column`` on."""
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, length, DEPTH):
+        a = _left(rows, at, first, start, length, LEFT_TMA, ROWS, DEPTH)
+        b = _right(
+            weight, expert, column, start, width, length, step_expert, step_column, step, TMA, ALONG, COLUMNS, DEPTH
+        )
+        total = tl.dot(a, b, total, input_precision="ieee")
+    return total
+
+
+@triton.jit
+def _two_products(
+    rows, at, first, weight, expert, column, width, length, step_expert, step_column, step,
+    LEFT_TMA: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """The same of two places in the weight, ``width`` apart: a gate and its up, in the same place of a thread."""
+    one, two = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, length, DEPTH):
+        a = _left(rows, at, first, start, length, LEFT_TMA, ROWS, DEPTH)
+        b = _right(
+            weight, expert, column, start, 2 * width, length, step_expert, step_column, step, TMA, ALONG, COLUMNS, DEPTH
+        )
+        c = _right(
+            weight, expert, width + column, start, 2 * width, length, step_expert, step_column, step, TMA, ALONG,
+            COLUMNS, DEPTH,
+        )  # fmt: skip
+        one = tl.dot(a, b, one, input_precision="ieee")
+        two = tl.dot(a, c, two, input_precision="ieee")
+    return one, two
+
+
+@triton.jit
+def _halves(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Its left and its right half; no thread gives anything to another."""
+    return tl.split(tl.permute(tl.reshape(tile, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
+
+
+@triton.jit
+def _quarters(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    left, right = _halves(tile, ROWS, COLUMNS)
+    first, second = _halves(left, ROWS, COLUMNS // 2)
+    third, fourth = _halves(right, ROWS, COLUMNS // 2)
+    return first, second, third, fourth
+
+
+@triton.jit
+def up(
+    states, weight, bias_ptr, tokens_ptr, blocks_ptr, ends_ptr, gate_up_ptr, activated_ptr,
+    hidden, width, step_expert, step_column, step, alpha, limit, programs,
+    TURNED: tl.constexpr, GATHERED: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr,
+    GROUP: tl.constexpr, FLATTEN: tl.constexpr, SPECIALIZE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """Gate and up of each row, half of the COLUMNS each, and the activation. TURNED: in turns, as gpt-oss has them."""
+    half: tl.constexpr = COLUMNS // 2
+    dtype: tl.constexpr = gate_up_ptr.dtype.element_ty
+    blocks, wide = tl.load(blocks_ptr), tl.cdiv(width, half)
+    for tile in tl.range(tl.program_id(0), blocks * wide, programs, flatten=FLATTEN, warp_specialize=SPECIALIZE):
+        block, column_block = _place(tile, blocks, wide, GROUP)
+        expert, first, rows, there = _rows_of(block, blocks_ptr, ends_ptr, ROWS)
+        at = rows
+        if GATHERED:
+            at = tl.load(tokens_ptr + rows, mask=there, other=0)
+        at = tl.where(there, at, 0).to(tl.int64)
+        columns = column_block * half + tl.arange(0, half)
+        mask = there[:, None] & (columns < width)[None, :]
+        rows = rows.to(tl.int64)[:, None]
+        if TURNED:
+            both = _product(
+                states, at, first, weight, expert, column_block * COLUMNS, 2 * width, hidden,
+                step_expert, step_column, step, TMA and not GATHERED, TMA, ALONG, ROWS, COLUMNS, DEPTH,
+            )  # fmt: skip
+            two = column_block * COLUMNS + tl.arange(0, COLUMNS)
+            bias = tl.load(bias_ptr + expert * 2 * width + two, mask=two < 2 * width, other=0.0)
+            gate, up = tl.split(tl.reshape(both + bias.to(tl.float32)[None, :], (ROWS, half, 2)))
+            pairs = gate_up_ptr.to(tl.pointer_type(tl.int32)) + rows * width + columns[None, :]
+            tl.store(pairs, _paired(gate.to(dtype), up.to(dtype)), mask)
+            gate, up = _clamp(gate, up, limit)
+            activated = up * gate * tl.sigmoid(gate * alpha)
+        else:
+            gate, up = _two_products(
+                states, at, first, weight, expert, column_block * half, width, hidden,
+                step_expert, step_column, step, TMA and not GATHERED, TMA, ALONG, ROWS, half, DEPTH,
+            )  # fmt: skip
+            tl.store(gate_up_ptr + rows * (2 * width) + columns[None, :], gate.to(dtype), mask)
+            tl.store(gate_up_ptr + rows * (2 * width) + (width + columns)[None, :], up.to(dtype), mask)
+            activated = up * gate * tl.sigmoid(gate)
+        tl.store(activated_ptr + rows * width + columns[None, :], activated.to(dtype), mask)
+
+
+@triton.jit
+def _store(
+    output_ptr, tile, there, columns, width, WHOLE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):  # fmt: skip
+    """Store ``tile`` at [ROWS, 1] pointers, from the column ``columns`` on; in parts, which share one buffer."""
+    if WHOLE:
+        across = columns + tl.arange(0, COLUMNS)
+        mask = there[:, None] & (across < width)[None, :]
+        tl.store(output_ptr + across[None, :], tile.to(output_ptr.dtype.element_ty), mask)
+    else:
+        parts = _quarters(tile, ROWS, COLUMNS)
+        for part in tl.static_range(4):
+            across = columns + part * (COLUMNS // 4) + tl.arange(0, COLUMNS // 4)
+            mask = there[:, None] & (across < width)[None, :]
+            tl.store(output_ptr + across[None, :], parts[part].to(output_ptr.dtype.element_ty), mask)
+
+
+@triton.jit
+def down(
+    left, weight, bias_ptr, blocks_ptr, ends_ptr, output_ptr,
+    length, width, step_expert, step_column, step, programs,
+    BIASED: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr,
+    GROUP: tl.constexpr, FLATTEN: tl.constexpr, SPECIALIZE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """The product of each row [length] with its expert's weight to [width], and its bias."""
+    blocks, wide = tl.load(blocks_ptr), tl.cdiv(width, COLUMNS)
+    for tile in tl.range(tl.program_id(0), blocks * wide, programs, flatten=FLATTEN, warp_specialize=SPECIALIZE):
+        block, column_block = _place(tile, blocks, wide, GROUP)
+        expert, first, rows, there = _rows_of(block, blocks_ptr, ends_ptr, ROWS)
+        total = _product(
+            left, tl.where(there, rows, 0).to(tl.int64), first, weight, expert, column_block * COLUMNS, width,
+            length, step_expert, step_column, step, TMA, TMA, ALONG, ROWS, COLUMNS, DEPTH,
+        )  # fmt: skip
+        if BIASED:
+            columns = column_block * COLUMNS + tl.arange(0, COLUMNS)
+            bias = tl.load(bias_ptr + expert * width + columns, mask=columns < width, other=0.0)
+            total += bias.to(tl.float32)[None, :]
+        output = output_ptr + rows.to(tl.int64)[:, None] * width
+        _store(output, total, there, column_block * COLUMNS, width, SPECIALIZE, ROWS, COLUMNS)
+
+
+@triton.jit
+def _gate_backward(
+    of_activated, routed, rows, there, columns, gate_up_ptr, of_gate_up_ptr, activated_ptr, width, alpha, limit,
+    TURNED: tl.constexpr,
+):  # fmt: skip
+    """Store what follows from some columns of the activation's gradient; return their share of the weights'."""
+    dtype: tl.constexpr = activated_ptr.dtype.element_ty
+    mask = there[:, None] & (columns < width)[None, :]
+    rows = rows.to(tl.int64)[:, None]
+    at = rows * width + columns[None, :]
+    if TURNED:
+        gate, up = _pair(tl.load(gate_up_ptr.to(tl.pointer_type(tl.int32)) + at, mask=mask, other=0), dtype)
+        free_gate, free_up = gate, up
+        gate, up = _clamp(gate, up, limit)
+        share = tl.sigmoid(gate * alpha)
+        slope = share * (1.0 + alpha * gate * (1.0 - share))
+    else:
+        both = rows * (2 * width) + columns[None, :]
+        gate = tl.load(gate_up_ptr + both, mask=mask, other=0.0).to(tl.float32)
+        up = tl.load(gate_up_ptr + both + width, mask=mask, other=0.0).to(tl.float32)
+        share = tl.sigmoid(gate)
+        slope = share * (1.0 + gate * (1.0 - share))
+    activated = up * gate * share
+    tl.store(activated_ptr + at, (activated * routed[:, None]).to(dtype), mask)
+    of_routed = of_activated * routed[:, None]
+    of_gate, of_up = of_routed * up * slope, of_routed * gate * share
+    if TURNED:
+        of_gate = tl.where(free_gate > limit, 0.0, of_gate)
+        of_up = tl.where((free_up > limit) | (free_up < -limit), 0.0, of_up)
+        tl.store(of_gate_up_ptr.to(tl.pointer_type(tl.int32)) + at, _paired(of_gate.to(dtype), of_up.to(dtype)), mask)
+    else:
+        tl.store(of_gate_up_ptr + both, of_gate.to(dtype), mask)
+        tl.store(of_gate_up_ptr + both + width, of_up.to(dtype), mask)
+    return tl.sum(of_activated * activated, 1)
+
+
+@triton.jit
+def down_backward(
+    gradient, weight, weights_ptr, gate_up_ptr, order_ptr, tokens_ptr, blocks_ptr, ends_ptr,
+    of_gate_up_ptr, activated_ptr, shares_ptr,
+    hidden, width, step_expert, step_column, step, alpha, limit, programs,
+    TURNED: tl.constexpr, GATHERED: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr,
+    GROUP: tl.constexpr, FLATTEN: tl.constexpr, SPECIALIZE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """The gradient of gate and up, the weighted activation, and each block's share of the routing weights' gradient."""
+    blocks, wide = tl.load(blocks_ptr), tl.cdiv(width, COLUMNS)
+    for tile in tl.range(tl.program_id(0), blocks * wide, programs, flatten=FLATTEN, warp_specialize=SPECIALIZE):
+        block, column_block = _place(tile, blocks, wide, GROUP)
+        expert, first, rows, there = _rows_of(block, blocks_ptr, ends_ptr, ROWS)
+        at = rows
+        if GATHERED:
+            at = tl.load(tokens_ptr + rows, mask=there, other=0)
+        of_activated = _product(
+            gradient, tl.where(there, at, 0).to(tl.int64), first, weight, expert, column_block * COLUMNS, width, hidden,
+            step_expert, step_column, step, TMA and not GATHERED, TMA, ALONG, ROWS, COLUMNS, DEPTH,
+        )  # fmt: skip
+        choices = tl.load(order_ptr + rows, mask=there, other=0)
+        routed = tl.load(weights_ptr + choices, mask=there, other=0.0).to(tl.float32)
+        share = tl.zeros((ROWS,), tl.float32)
+        # An eighth at a time, so that the rest of what it takes does not have to be in registers too.
+        halves = _halves(of_activated, ROWS, COLUMNS)
+        for half in tl.static_range(2):
+            parts = _quarters(halves[half], ROWS, COLUMNS // 2)
+            for part in tl.static_range(4):
+                columns = column_block * COLUMNS + (4 * half + part) * (COLUMNS // 8) + tl.arange(0, COLUMNS // 8)
+                share += _gate_backward(
+                    parts[part], routed, rows, there, columns, gate_up_ptr, of_gate_up_ptr,
+                    activated_ptr, width, alpha, limit, TURNED,
+                )  # fmt: skip
+        tl.store(shares_ptr + rows * wide + column_block, share, there)
+
+
+@triton.jit
+def _of_expert(
+    rows, tokens_ptr, begin, end, start, column, width,
+    GATHERED: tl.constexpr, TMA: tl.constexpr, DEPTH: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """[DEPTH, COLUMNS] from the row ``start`` on, zero from ``end`` on: what lies there may be no number."""
+    if TMA and not GATHERED:
+        tile = load_ragged(rows, begin, end - begin, [start - begin, column])
+    else:
+        at = start + tl.arange(0, DEPTH)
+        there = at < end
+        if GATHERED:
+            at = tl.load(tokens_ptr + at, mask=there, other=0)
+        columns = column + tl.arange(0, COLUMNS)
+        mask = there[:, None] & (columns < width)[None, :]
+        tile = tl.load(rows + at.to(tl.int64)[:, None] * width + columns[None, :], mask=mask, other=0.0)
+    return tile
+
+
+@triton.jit
+def of_weight(
+    left, right, tokens_ptr, ends_ptr, output_ptr, experts, height, width, programs,
+    LEFT_GATHERED: tl.constexpr, RIGHT_GATHERED: tl.constexpr, TMA: tl.constexpr,
+    FLATTEN: tl.constexpr, SPECIALIZE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """[experts, height, width]: the sum over an expert's rows of left [height] times right [width]."""
+    high, wide = tl.cdiv(height, ROWS), tl.cdiv(width, COLUMNS)
+    for tile in tl.range(
+        tl.program_id(0), experts * high * wide, programs, flatten=FLATTEN, warp_specialize=SPECIALIZE
+    ):
+        expert, within = tile // (high * wide), tile % (high * wide)
+        row, column = (within % high) * ROWS, (within // high) * COLUMNS
+        begin = tl.load(ends_ptr + expert - 1, mask=expert > 0, other=0)
+        end = tl.load(ends_ptr + expert)
+        total = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for start in range(begin, end, DEPTH):
+            a = _of_expert(left, tokens_ptr, begin, end, start, row, height, LEFT_GATHERED, TMA, DEPTH, ROWS)
+            b = _of_expert(right, tokens_ptr, begin, end, start, column, width, RIGHT_GATHERED, TMA, DEPTH, COLUMNS)
+            total = tl.dot(a.T, b, total, input_precision="ieee")
+        rows = row + tl.arange(0, ROWS)
+        output = output_ptr + (expert.to(tl.int64) * height + rows)[:, None] * width
+        _store(output, total, rows < height, column, width, SPECIALIZE, ROWS, COLUMNS)
