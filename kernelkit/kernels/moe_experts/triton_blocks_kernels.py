@@ -22,6 +22,7 @@ class Blocks(NamedTuple):
         flatten: load for the next tile while the last one is stored.
         specialize: warps of their own that load; nothing may be gathered then.
         before: tokens are gathered before the product, not as it loads them.
+        resident: programs that share a processor.
     """
 
     rows: int
@@ -33,6 +34,7 @@ class Blocks(NamedTuple):
     flatten: bool = False
     specialize: bool = False
     before: bool = False
+    resident: int = 1
 
 
 HOPPER = {
@@ -63,7 +65,7 @@ def blocks_for(product: str, tensor: Tensor, rows: int, columns: int, depth: int
     if found[:3] != base[:3]:
         large = found.rows * found.columns >= 128 * 128
         found = found._replace(warps=8 if large else 4, specialize=False)
-    memory = shared_memory(tensor) - (SCRATCH if found.flatten or found.specialize else 0)
+    memory = shared_memory(tensor) // found.resident - (SCRATCH if found.flatten or found.specialize else 0)
     stage = (found.rows + found.columns) * found.depth * tensor.element_size()
     return found._replace(stages=max(1, min(found.stages, memory // stage)))
 

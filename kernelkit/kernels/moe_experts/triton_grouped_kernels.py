@@ -12,7 +12,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from kernelkit.kernels.moe_experts import triton_products_kernels as products
 from kernelkit.kernels.moe_experts.triton_blocks_kernels import Blocks, blocks_for, takes_tma
 from kernelkit.kernels.moe_experts.triton_passes_kernels import schedule
-from kernelkit.kernels.triton_launch import blocks_of, power_of_two, processors
+from kernelkit.kernels.triton_launch import blocks_of, processors
 
 
 class Grouped:
@@ -35,16 +35,16 @@ class Grouped:
         (self.experts, self.hidden, self.width), self.crowd = self.down_weight.shape, len(order) // len(ends)
         # What the device copies has rows of a multiple of 16 bytes.
         self.tma = self.hidden % 8 == self.width % 8 == 0 and takes_tma(up) and takes_tma(down)
-        self.rows, self.programs = max(16, min(128, power_of_two(self.crowd))), processors(order)
-        self.blocks = schedule(ends, len(order), self.rows)
+        self.processors, self.schedules = processors(order), dict[int, Tensor]()
 
     def up(self, states: Tensor, bias: Tensor | None, gate_up: Tensor, activated: Tensor) -> None:
         """Write gate and up [S, 2I], gates first or in turns as the weight has them, and the activation [S, I]."""
-        blocks = self._blocks("up", self.rows, 2 * self.width, self.hidden)
+        blocks = self._blocks("up", self.crowd, 2 * self.width, self.hidden)
+        programs = self.processors * blocks.resident
         weight, options = self._weight(self.up_weight, blocks, blocks.columns // (1 if self.turned else 2))
-        products.up[(self.programs,)](
-            self._left(states, blocks), weight, bias, self.tokens, self.blocks, self.ends, gate_up, activated,
-            self.hidden, self.width, *self.up_weight.stride(), *self.clamp, self.programs,
+        products.up[(programs,)](
+            self._left(states, blocks), weight, bias, self.tokens, self._schedule(blocks), self.ends, gate_up,
+            activated, self.hidden, self.width, *self.up_weight.stride(), *self.clamp, programs,
             TURNED=self.turned, GATHERED=not blocks.before, **options,
         )  # fmt: skip
 
@@ -58,11 +58,12 @@ class Grouped:
 
     def _product(self, name: str, rows: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor) -> None:
         width, length = weight.shape[1:]
-        blocks = self._blocks(name, self.rows, width, length)
+        blocks = self._blocks(name, self.crowd, width, length)
+        programs = self.processors * blocks.resident
         right, options = self._weight(weight, blocks, blocks.columns)
         left = TensorDescriptor.from_tensor(rows, [blocks.rows, blocks.depth]) if self.tma else rows
-        products.down[(self.programs,)](
-            left, right, bias, self.blocks, self.ends, output, length, width, *weight.stride(), self.programs,
+        products.down[(programs,)](
+            left, right, bias, self._schedule(blocks), self.ends, output, length, width, *weight.stride(), programs,
             BIASED=bias is not None, **options,
         )  # fmt: skip
 
@@ -74,13 +75,13 @@ class Grouped:
         Returns:
             [S, blocks] float32, whose sum over the blocks is the gradient of the routing weights, without the bias's.
         """
-        blocks = self._blocks("down_backward", self.rows, self.width, self.hidden)
-        turned = self.down_weight.transpose(1, 2)
+        blocks = self._blocks("down_backward", self.crowd, self.width, self.hidden)
+        programs, turned = self.processors * blocks.resident, self.down_weight.transpose(1, 2)
         weight, options = self._weight(turned, blocks, blocks.columns)
         shares = weights.new_empty(len(self.order), blocks_of(blocks.columns, self.width), dtype=torch.float32)
-        products.down_backward[(self.programs,)](
-            self._left(gradient, blocks), weight, weights, gate_up, self.order, self.tokens, self.blocks, self.ends,
-            of_gate_up, activated, shares, self.hidden, self.width, *turned.stride(), *self.clamp, self.programs,
+        products.down_backward[(programs,)](
+            self._left(gradient, blocks), weight, weights, gate_up, self.order, self.tokens, self._schedule(blocks),
+            self.ends, of_gate_up, activated, shares, self.hidden, self.width, *turned.stride(), *self.clamp, programs,
             TURNED=self.turned, GATHERED=not blocks.before, **options,
         )  # fmt: skip
         return shares
@@ -96,6 +97,7 @@ class Grouped:
     def _of_weight(self, name: str, by_token: Tensor, by_row: Tensor, token_first: bool, output: Tensor) -> None:
         height, width = output.shape[1:]
         blocks = self._blocks(name, height, width, self.crowd)
+        programs = self.processors * blocks.resident
         if blocks.before:
             by_token = torch.index_select(by_token, 0, self.tokens, out=self.buffer)
         tensors = [by_token, by_row] if token_first else [by_row, by_token]
@@ -107,13 +109,18 @@ class Grouped:
             ]
         # The tokens' numbers are loaded as far ahead as the tokens themselves, and take a stage each.
         stages = blocks.stages if blocks.before else 2 * blocks.stages - 1
-        products.of_weight[(self.programs,)](
-            *tensors, self.tokens, self.ends, output, self.experts, height, width, self.programs,
+        products.of_weight[(programs,)](
+            *tensors, self.tokens, self.ends, output, self.experts, height, width, programs,
             LEFT_GATHERED=gathered[0], RIGHT_GATHERED=gathered[1], TMA=self.tma, **_options(blocks, stages),
         )  # fmt: skip
 
     def _blocks(self, product: str, rows: int, columns: int, depth: int) -> Blocks:
         return blocks_for(product, self.buffer, rows, columns, depth, self.tma)
+
+    def _schedule(self, blocks: Blocks) -> Tensor:
+        if blocks.rows not in self.schedules:
+            self.schedules[blocks.rows] = schedule(self.ends, len(self.order), blocks.rows)
+        return self.schedules[blocks.rows]
 
     def _left(self, tensor: Tensor, blocks: Blocks) -> Any:
         """The tokens' rows, to be gathered by the product, or gathered."""

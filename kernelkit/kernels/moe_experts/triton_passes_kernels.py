@@ -56,8 +56,8 @@ def _of_routing(
     expert = tl.load(index_ptr + choice, mask=choice < choices, other=experts)
     present, share = expert < experts, tl.arange(0, SHARES)
     row = tl.load(back_ptr + choice, mask=present, other=0)
-    mask = present[:, None] & (share < shares)[None, :]
-    total = tl.sum(tl.load(shares_ptr + row[:, None] * shares + share[None, :], mask=mask, other=0.0), 1)
+    some = present[:, None] & (share < shares)[None, :]
+    total = tl.sum(tl.load(shares_ptr + row[:, None] * shares + share[None, :], mask=some, other=0.0), 1)
     if BIASED:
         for start in range(0, hidden, BLOCK):
             at = (start + tl.arange(0, BLOCK))[None, :]
