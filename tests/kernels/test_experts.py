@@ -20,6 +20,7 @@ from tests.kernels.judge import (
 
 OURS = [each for each in judged_kernels("moe_experts") if each.values[0].name in ("torch", "triton", "quack")]
 each_of_ours = pytest.mark.parametrize("spec", OURS)
+each_of_triton = pytest.mark.parametrize("spec", [each for each in OURS if each.values[0].name == "triton"])
 each_device = pytest.mark.parametrize("device", DEVICES)
 
 
@@ -71,6 +72,47 @@ def test_a_sentinel_gives_the_weight_of_its_choice_no_gradient(spec, device):
     of_weights = run(built(spec, device, HALF), call_with(spec.variant, index)).gradients[1]
     assert of_weights[index == 8].count_nonzero() == 0
     assert of_weights[index < 8].count_nonzero() > 0
+
+
+@each_device
+@each_of_ours
+def test_what_is_no_number_stays_with_its_expert(spec, device):
+    index = torch.arange(48, device=device).view(24, 2) % 6
+    call = call_with(spec.variant, index)
+    call.arguments["hidden_states"][0] = torch.nan  # its experts are the first two
+    for of_weight in run(built(spec, device, HALF), call).gradients[2:4]:
+        assert of_weight[:2].isnan().any()
+        assert of_weight[2:].isfinite().all()
+
+
+@each_device
+@each_of_triton
+@pytest.mark.parametrize("width", [40, 37])
+def test_pointers_do_where_the_device_copies_no_tensors(spec, width, device, monkeypatch):
+    kernel = built(spec, device, HALF)
+    monkeypatch.setattr("kernelkit.kernels.moe_experts.triton_grouped_kernels.takes_tma", lambda _: False)
+    assert_as_good_as_eager(kernel, spec, call_with(spec.variant, zipf(device, 21), width=width))
+
+
+@each_device
+@each_of_triton
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": 16, "columns": 32, "depth": 16, "group": 3},
+        {"before": True, "flatten": True},
+        {"before": True, "specialize": True, "warps": 4},
+        {"rows": 32, "resident": 2, "flatten": False},
+    ],
+    ids=str,
+)
+def test_the_table_of_blocks_changes_no_result(spec, change, device, monkeypatch):
+    kernel = built(spec, device, HALF)
+    from kernelkit.kernels.moe_experts.triton_blocks_kernels import HOPPER
+
+    for product, blocks in HOPPER.items():
+        monkeypatch.setitem(HOPPER, product, blocks._replace(**change))
+    assert_as_good_as_eager(kernel, spec, call_with(spec.variant, zipf(device, 45)))
 
 
 @each_of_ours

@@ -62,7 +62,10 @@ def _right(
 
 @triton.jit
 def _clamp(gate, up, limit):
-    return tl.minimum(gate, limit), tl.minimum(tl.maximum(up, -limit), limit) + 1.0
+    """As torch clamps: what is no number stays none."""
+    nan: tl.constexpr = tl.PropagateNan.ALL
+    up = tl.minimum(tl.maximum(up, -limit, propagate_nan=nan), limit, propagate_nan=nan)
+    return tl.minimum(gate, limit, propagate_nan=nan), up + 1.0
 
 
 @triton.jit
