@@ -19,8 +19,8 @@ class Blocks(NamedTuple):
         warps: of a program; a warp-specialised one gets eight more.
         stages: how many blocks are in shared memory or on the way to it.
         group: blocks of rows that go through all columns of a weight together.
-        flatten: load for the next tile while the last one is stored.
-        specialize: warps of their own that load; nothing may be gathered then.
+        flatten: load for the next tile while the last one is stored; the gradients of weights always do.
+        specialize: warps of their own that load, for ``down`` and ``of_rows``.
         before: tokens are gathered before the product, not as it loads them.
         resident: programs that share a processor.
     """
@@ -38,7 +38,7 @@ class Blocks(NamedTuple):
 
 
 HOPPER = {
-    "up": Blocks(128, 256, 64, 8, 4),
+    "up": Blocks(128, 256, 64, 8, 4, flatten=True),
     "down": Blocks(128, 256, 64, 8, 3, flatten=True),
     "down_backward": Blocks(128, 256, 64, 8, 3, flatten=True),
     "of_rows": Blocks(128, 256, 64, 8, 3, flatten=True),
@@ -49,9 +49,6 @@ HOPPER = {
 
 PLAIN = Blocks(128, 256, 64, 8, 4)
 """Of every product elsewhere. Not measured yet."""
-
-SCRATCH = 32 * 1024
-"""Bytes of shared memory that a tile takes on its way out while the next one's blocks are there."""
 
 
 def blocks_for(product: str, tensor: Tensor, rows: int, columns: int, depth: int, tma: bool) -> Blocks:
@@ -65,7 +62,8 @@ def blocks_for(product: str, tensor: Tensor, rows: int, columns: int, depth: int
     if found[:3] != base[:3]:
         large = found.rows * found.columns >= 128 * 128
         found = found._replace(warps=8 if large else 4, specialize=False)
-    memory = shared_memory(tensor) // found.resident - (SCRATCH if found.flatten or found.specialize else 0)
+    # Half a tile goes out through shared memory while the next one's blocks are there.
+    memory = shared_memory(tensor) // found.resident - found.rows * found.columns * tensor.element_size() // 2
     stage = (found.rows + found.columns) * found.depth * tensor.element_size()
     return found._replace(stages=max(1, min(found.stages, memory // stage)))
 
@@ -74,9 +72,9 @@ def takes_tma(weight: Tensor) -> bool:
     """Whether the device copies tensors by itself and this can be one: aligned, and dense in one direction."""
     if weight.device.type != "cpu" and not _has_tma(weight.device):
         return False
-    step, *others = sorted(weight.stride())
-    sizes = weight.element_size()
-    return step == 1 and weight.data_ptr() % 16 == 0 and all(stride * sizes % 16 == 0 for stride in others)
+    first, *steps = sorted(weight.stride()[1:])
+    aligned = all(step * weight.element_size() % 16 == 0 for step in (*steps, weight.stride(0)))
+    return first == 1 and aligned and weight.data_ptr() % 16 == 0
 
 
 @functools.cache

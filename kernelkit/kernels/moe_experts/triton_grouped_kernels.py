@@ -12,7 +12,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from kernelkit.kernels.moe_experts import triton_products_kernels as products
 from kernelkit.kernels.moe_experts.triton_blocks_kernels import Blocks, blocks_for, takes_tma
 from kernelkit.kernels.moe_experts.triton_passes_kernels import schedule
-from kernelkit.kernels.triton_launch import blocks_of, processors
+from kernelkit.kernels.triton_launch import blocks_of, power_of_two, processors
 
 
 class Grouped:
@@ -33,15 +33,16 @@ class Grouped:
         self.order, self.ends, self.tokens = order, ends, order.div(top_k, rounding_mode="floor")
         self.up_weight, self.down_weight = (weight.transpose(1, 2) if clamp else weight for weight in (up, down))
         (self.experts, self.hidden, self.width), self.crowd = self.down_weight.shape, len(order) // len(ends)
-        # What the device copies has rows of a multiple of 16 bytes.
+        # What the device copies has rows of a multiple of 16 bytes; two halves at a time only along the depth.
         self.tma = self.hidden % 8 == self.width % 8 == 0 and takes_tma(up) and takes_tma(down)
+        self.tma = self.tma and (self.turned or up.stride(2) == 1)
         self.processors, self.schedules = processors(order), dict[int, Tensor]()
 
     def up(self, states: Tensor, bias: Tensor | None, gate_up: Tensor, activated: Tensor) -> None:
         """Write gate and up [S, 2I], gates first or in turns as the weight has them, and the activation [S, I]."""
         blocks = self._blocks("up", self.crowd, 2 * self.width, self.hidden)
         programs = self.processors * blocks.resident
-        weight, options = self._weight(self.up_weight, blocks, blocks.columns // (1 if self.turned else 2))
+        weight, options = self._weight(self.up_weight, blocks, halves=not self.turned)
         products.up[(programs,)](
             self._left(states, blocks), weight, bias, self.tokens, self._schedule(blocks), self.ends, gate_up,
             activated, self.hidden, self.width, *self.up_weight.stride(), *self.clamp, programs,
@@ -60,11 +61,11 @@ class Grouped:
         width, length = weight.shape[1:]
         blocks = self._blocks(name, self.crowd, width, length)
         programs = self.processors * blocks.resident
-        right, options = self._weight(weight, blocks, blocks.columns)
+        right, options = self._weight(weight, blocks)
         left = TensorDescriptor.from_tensor(rows, [blocks.rows, blocks.depth]) if self.tma else rows
         products.down[(programs,)](
             left, right, bias, self._schedule(blocks), self.ends, output, length, width, *weight.stride(), programs,
-            BIASED=bias is not None, **options,
+            BIASED=bias is not None, SPECIALIZE=blocks.specialize, **options,
         )  # fmt: skip
 
     def down_backward(
@@ -77,7 +78,7 @@ class Grouped:
         """
         blocks = self._blocks("down_backward", self.crowd, self.width, self.hidden)
         programs, turned = self.processors * blocks.resident, self.down_weight.transpose(1, 2)
-        weight, options = self._weight(turned, blocks, blocks.columns)
+        weight, options = self._weight(turned, blocks)
         shares = weights.new_empty(len(self.order), blocks_of(blocks.columns, self.width), dtype=torch.float32)
         products.down_backward[(programs,)](
             self._left(gradient, blocks), weight, weights, gate_up, self.order, self.tokens, self._schedule(blocks),
@@ -111,7 +112,8 @@ class Grouped:
         stages = blocks.stages if blocks.before else 2 * blocks.stages - 1
         products.of_weight[(programs,)](
             *tensors, self.tokens, self.ends, output, self.experts, height, width, programs,
-            LEFT_GATHERED=gathered[0], RIGHT_GATHERED=gathered[1], TMA=self.tma, **_options(blocks, stages),
+            LEFT_GATHERED=gathered[0], RIGHT_GATHERED=gathered[1], TMA=self.tma,
+            EXPERTS=power_of_two(self.experts), **_options(blocks, stages),
         )  # fmt: skip
 
     def _blocks(self, product: str, rows: int, columns: int, depth: int) -> Blocks:
@@ -129,19 +131,22 @@ class Grouped:
         rows = torch.index_select(tensor, 0, self.tokens, out=self.buffer)
         return TensorDescriptor.from_tensor(rows, [blocks.rows, blocks.depth]) if self.tma else rows
 
-    def _weight(self, weight: Tensor, blocks: Blocks, columns: int) -> tuple[Any, dict[str, Any]]:
+    def _weight(self, weight: Tensor, blocks: Blocks, halves: bool = False) -> tuple[Any, dict[str, Any]]:
         """A weight [E, columns, depth] of any strides, and the options of its product."""
         along = weight.stride(2) == 1
-        options = {"TMA": self.tma, "ALONG": along, "GROUP": blocks.group, **_options(blocks, blocks.stages)}
-        if not self.tma:
-            return weight, options
-        dense, block = (weight, [columns, blocks.depth]) if along else (weight.transpose(1, 2), [blocks.depth, columns])
-        return TensorDescriptor.from_tensor(dense, [1, *block]), options
+        options = {"TMA": self.tma, "ALONG": along, "GROUP": blocks.group, "FLATTEN": blocks.flatten}
+        if self.tma and halves:
+            block = [1, 2, blocks.columns // 2, blocks.depth]
+            weight = TensorDescriptor.from_tensor(weight.view(self.experts, 2, self.width, -1), block)
+        elif self.tma and along:
+            weight = TensorDescriptor.from_tensor(weight, [1, blocks.columns, blocks.depth])
+        elif self.tma:
+            weight = TensorDescriptor.from_tensor(weight.transpose(1, 2), [1, blocks.depth, blocks.columns])
+        return weight, options | _options(blocks, blocks.stages)
 
 
 def _options(blocks: Blocks, stages: int) -> dict[str, Any]:
     return {
-        "FLATTEN": blocks.flatten, "SPECIALIZE": blocks.specialize,
         "ROWS": blocks.rows, "COLUMNS": blocks.columns, "DEPTH": blocks.depth,
         "num_warps": blocks.warps, "num_stages": stages,
     }  # fmt: skip

@@ -44,18 +44,28 @@ def _left(rows, at, first, start, length, TMA: tl.constexpr, ROWS: tl.constexpr,
 @triton.jit
 def _right(
     weight, expert, column, start, width, length, step_expert, step_column, step,
-    TMA: tl.constexpr, ALONG: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    TMA: tl.constexpr, ALONG: tl.constexpr, HALVES: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """[DEPTH, COLUMNS] of an expert's weight; ALONG: whose memory goes along the depth."""
-    if TMA:
-        if ALONG:
-            tile = tl.reshape(weight.load([expert, column, start]), (COLUMNS, DEPTH)).T
-        else:
-            tile = tl.reshape(weight.load([expert, start, column]), (DEPTH, COLUMNS))
+    """[DEPTH, COLUMNS] of an expert's weight; ALONG: whose memory goes along the depth.
+
+    HALVES: a half of the columns is from ``column`` on, and the other one from there in the weight's second half.
+    """
+    if TMA and HALVES:
+        tile = tl.reshape(weight.load([expert, 0, column, start]), (COLUMNS, DEPTH)).T
+    elif TMA and ALONG:
+        tile = tl.reshape(weight.load([expert, column, start]), (COLUMNS, DEPTH)).T
+    elif TMA:
+        tile = tl.reshape(weight.load([expert, start, column]), (DEPTH, COLUMNS))
     else:
-        depth, columns = start + tl.arange(0, DEPTH), column + tl.arange(0, COLUMNS)
+        depth, columns = start + tl.arange(0, DEPTH), tl.arange(0, COLUMNS)
+        if HALVES:
+            there = column + columns % (COLUMNS // 2) < width // 2
+            columns = column + columns % (COLUMNS // 2) + columns // (COLUMNS // 2) * (width // 2)
+        else:
+            columns += column
+            there = columns < width
         at = depth.to(tl.int64)[:, None] * step + columns.to(tl.int64)[None, :] * step_column
-        mask = (depth < length)[:, None] & (columns < width)[None, :]
+        mask = (depth < length)[:, None] & there[None, :]
         tile = tl.load(weight + expert.to(tl.int64) * step_expert + at, mask=mask, other=0.0)
     return tile
 
@@ -84,7 +94,7 @@ def _paired(gate, up):
 @triton.jit
 def _product(
     rows, at, first, weight, expert, column, width, length, step_expert, step_column, step,
-    LEFT_TMA: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr,
+    LEFT_TMA: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr, HALVES: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """[ROWS, COLUMNS] in float32, from ``column`` on."""
@@ -92,32 +102,11 @@ def _product(
     for start in range(0, length, DEPTH):
         a = _left(rows, at, first, start, length, LEFT_TMA, ROWS, DEPTH)
         b = _right(
-            weight, expert, column, start, width, length, step_expert, step_column, step, TMA, ALONG, COLUMNS, DEPTH
-        )
+            weight, expert, column, start, width, length, step_expert, step_column, step,
+            TMA, ALONG, HALVES, COLUMNS, DEPTH,
+        )  # fmt: skip
         total = tl.dot(a, b, total, input_precision="ieee")
     return total
-
-
-@triton.jit
-def _two_products(
-    rows, at, first, weight, expert, column, width, length, step_expert, step_column, step,
-    LEFT_TMA: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
-):  # fmt: skip
-    """The same of two places in the weight, ``width`` apart: a gate and its up, in the same place of a thread."""
-    one, two = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
-    for start in range(0, length, DEPTH):
-        a = _left(rows, at, first, start, length, LEFT_TMA, ROWS, DEPTH)
-        b = _right(
-            weight, expert, column, start, 2 * width, length, step_expert, step_column, step, TMA, ALONG, COLUMNS, DEPTH
-        )
-        c = _right(
-            weight, expert, width + column, start, 2 * width, length, step_expert, step_column, step, TMA, ALONG,
-            COLUMNS, DEPTH,
-        )  # fmt: skip
-        one = tl.dot(a, b, one, input_precision="ieee")
-        two = tl.dot(a, c, two, input_precision="ieee")
-    return one, two
 
 
 @triton.jit
@@ -139,28 +128,25 @@ def up(
     states, weight, bias_ptr, tokens_ptr, blocks_ptr, ends_ptr, gate_up_ptr, activated_ptr,
     hidden, width, step_expert, step_column, step, alpha, limit, programs,
     TURNED: tl.constexpr, GATHERED: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr,
-    GROUP: tl.constexpr, FLATTEN: tl.constexpr, SPECIALIZE: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    GROUP: tl.constexpr, FLATTEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Gate and up of each row, half of the COLUMNS each, and the activation. TURNED: in turns, as gpt-oss has them."""
     half: tl.constexpr = COLUMNS // 2
     dtype: tl.constexpr = gate_up_ptr.dtype.element_ty
     blocks, wide = tl.load(blocks_ptr), tl.cdiv(width, half)
-    for tile in tl.range(tl.program_id(0), blocks * wide, programs, flatten=FLATTEN, warp_specialize=SPECIALIZE):
+    for tile in tl.range(tl.program_id(0), blocks * wide, programs, flatten=FLATTEN):
         block, column_block = _place(tile, blocks, wide, GROUP)
         expert, first, rows, there = _rows_of(block, blocks_ptr, ends_ptr, ROWS)
-        at = rows
-        if GATHERED:
-            at = tl.load(tokens_ptr + rows, mask=there, other=0)
-        at = tl.where(there, at, 0).to(tl.int64)
+        at = tl.load(tokens_ptr + rows, mask=there, other=0) if GATHERED else rows
+        both = _product(
+            states, tl.where(there, at, 0).to(tl.int64), first, weight, expert,
+            column_block * (COLUMNS if TURNED else half), 2 * width, hidden, step_expert, step_column, step,
+            TMA and not GATHERED, TMA, ALONG, not TURNED, ROWS, COLUMNS, DEPTH,
+        )  # fmt: skip
         columns = column_block * half + tl.arange(0, half)
         mask = there[:, None] & (columns < width)[None, :]
         rows = rows.to(tl.int64)[:, None]
         if TURNED:
-            both = _product(
-                states, at, first, weight, expert, column_block * COLUMNS, 2 * width, hidden,
-                step_expert, step_column, step, TMA and not GATHERED, TMA, ALONG, ROWS, COLUMNS, DEPTH,
-            )  # fmt: skip
             two = column_block * COLUMNS + tl.arange(0, COLUMNS)
             bias = tl.load(bias_ptr + expert * 2 * width + two, mask=two < 2 * width, other=0.0)
             gate, up = tl.split(tl.reshape(both + bias.to(tl.float32)[None, :], (ROWS, half, 2)))
@@ -169,10 +155,7 @@ def up(
             gate, up = _clamp(gate, up, limit)
             activated = up * gate * tl.sigmoid(gate * alpha)
         else:
-            gate, up = _two_products(
-                states, at, first, weight, expert, column_block * half, width, hidden,
-                step_expert, step_column, step, TMA and not GATHERED, TMA, ALONG, ROWS, half, DEPTH,
-            )  # fmt: skip
+            gate, up = _halves(both, ROWS, COLUMNS)
             tl.store(gate_up_ptr + rows * (2 * width) + columns[None, :], gate.to(dtype), mask)
             tl.store(gate_up_ptr + rows * (2 * width) + (width + columns)[None, :], up.to(dtype), mask)
             activated = up * gate * tl.sigmoid(gate)
@@ -211,7 +194,7 @@ def down(
         expert, first, rows, there = _rows_of(block, blocks_ptr, ends_ptr, ROWS)
         total = _product(
             left, tl.where(there, rows, 0).to(tl.int64), first, weight, expert, column_block * COLUMNS, width,
-            length, step_expert, step_column, step, TMA, TMA, ALONG, ROWS, COLUMNS, DEPTH,
+            length, step_expert, step_column, step, TMA, TMA, ALONG, False, ROWS, COLUMNS, DEPTH,
         )  # fmt: skip
         if BIASED:
             columns = column_block * COLUMNS + tl.arange(0, COLUMNS)
@@ -263,20 +246,17 @@ def down_backward(
     of_gate_up_ptr, activated_ptr, shares_ptr,
     hidden, width, step_expert, step_column, step, alpha, limit, programs,
     TURNED: tl.constexpr, GATHERED: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr,
-    GROUP: tl.constexpr, FLATTEN: tl.constexpr, SPECIALIZE: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    GROUP: tl.constexpr, FLATTEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """The gradient of gate and up, the weighted activation, and each block's share of the routing weights' gradient."""
     blocks, wide = tl.load(blocks_ptr), tl.cdiv(width, COLUMNS)
-    for tile in tl.range(tl.program_id(0), blocks * wide, programs, flatten=FLATTEN, warp_specialize=SPECIALIZE):
+    for tile in tl.range(tl.program_id(0), blocks * wide, programs, flatten=FLATTEN):
         block, column_block = _place(tile, blocks, wide, GROUP)
         expert, first, rows, there = _rows_of(block, blocks_ptr, ends_ptr, ROWS)
-        at = rows
-        if GATHERED:
-            at = tl.load(tokens_ptr + rows, mask=there, other=0)
+        at = tl.load(tokens_ptr + rows, mask=there, other=0) if GATHERED else rows
         of_activated = _product(
             gradient, tl.where(there, at, 0).to(tl.int64), first, weight, expert, column_block * COLUMNS, width, hidden,
-            step_expert, step_column, step, TMA and not GATHERED, TMA, ALONG, ROWS, COLUMNS, DEPTH,
+            step_expert, step_column, step, TMA and not GATHERED, TMA, ALONG, False, ROWS, COLUMNS, DEPTH,
         )  # fmt: skip
         choices = tl.load(order_ptr + rows, mask=there, other=0)
         routed = tl.load(weights_ptr + choices, mask=there, other=0.0).to(tl.float32)
@@ -314,26 +294,43 @@ def _of_expert(
 
 
 @triton.jit
+def _steps(ends_ptr, experts, each, programs, DEPTH: tl.constexpr, EXPERTS: tl.constexpr):
+    """How many products a program adds up for its tiles, of which an expert has ``each``; one of zeros without rows."""
+    program, expert = tl.program_id(0), tl.arange(0, EXPERTS)
+    ends = tl.load(ends_ptr + expert, mask=expert < experts, other=0)
+    starts = tl.load(ends_ptr + expert - 1, mask=(expert > 0) & (expert < experts), other=0)
+    before = (expert * each + programs - 1 - program) // programs
+    tiles = ((expert + 1) * each + programs - 1 - program) // programs - before
+    return tl.sum(tl.where(expert < experts, tiles * tl.maximum((ends - starts + DEPTH - 1) // DEPTH, 1), 0), 0)
+
+
+@triton.jit
 def of_weight(
     left, right, tokens_ptr, ends_ptr, output_ptr, experts, height, width, programs,
-    LEFT_GATHERED: tl.constexpr, RIGHT_GATHERED: tl.constexpr, TMA: tl.constexpr,
-    FLATTEN: tl.constexpr, SPECIALIZE: tl.constexpr,
+    LEFT_GATHERED: tl.constexpr, RIGHT_GATHERED: tl.constexpr, TMA: tl.constexpr, EXPERTS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """[experts, height, width]: the sum over an expert's rows of left [height] times right [width]."""
-    high, wide = tl.cdiv(height, ROWS), tl.cdiv(width, COLUMNS)
-    for tile in tl.range(
-        tl.program_id(0), experts * high * wide, programs, flatten=FLATTEN, warp_specialize=SPECIALIZE
-    ):
-        expert, within = tile // (high * wide), tile % (high * wide)
-        row, column = (within % high) * ROWS, (within // high) * COLUMNS
-        begin = tl.load(ends_ptr + expert - 1, mask=expert > 0, other=0)
-        end = tl.load(ends_ptr + expert)
-        total = tl.zeros((ROWS, COLUMNS), tl.float32)
-        for start in range(begin, end, DEPTH):
-            a = _of_expert(left, tokens_ptr, begin, end, start, row, height, LEFT_GATHERED, TMA, DEPTH, ROWS)
-            b = _of_expert(right, tokens_ptr, begin, end, start, column, width, RIGHT_GATHERED, TMA, DEPTH, COLUMNS)
-            total = tl.dot(a.T, b, total, input_precision="ieee")
-        rows = row + tl.arange(0, ROWS)
-        output = output_ptr + (expert.to(tl.int64) * height + rows)[:, None] * width
-        _store(output, total, rows < height, column, width, SPECIALIZE, ROWS, COLUMNS)
+    """[experts, height, width]: the sum over an expert's rows of left [height] times right [width].
+
+    One loop over tiles and rows: Triton makes one of two by itself only where all experts have as many rows.
+    """
+    high, each = tl.cdiv(height, ROWS), tl.cdiv(height, ROWS) * tl.cdiv(width, COLUMNS)
+    tile, expert, row, column = tl.program_id(0) - programs, 0, 0, 0
+    begin, start, end = 0, 0, 0
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for _ in range(_steps(ends_ptr, experts, each, programs, DEPTH, EXPERTS)):
+        if start >= end:
+            tile += programs
+            expert, within = tile // each, tile % each
+            row, column = (within % high) * ROWS, (within // high) * COLUMNS
+            begin = tl.load(ends_ptr + expert - 1, mask=expert > 0, other=0)
+            start, end = begin, tl.load(ends_ptr + expert)
+        a = _of_expert(left, tokens_ptr, begin, end, start, row, height, LEFT_GATHERED, TMA, DEPTH, ROWS)
+        b = _of_expert(right, tokens_ptr, begin, end, start, column, width, RIGHT_GATHERED, TMA, DEPTH, COLUMNS)
+        total = tl.dot(a.T, b, total, input_precision="ieee")
+        start += DEPTH
+        if start >= end:
+            rows = row + tl.arange(0, ROWS)
+            output = output_ptr + (tl.cast(expert, tl.int64) * height + rows)[:, None] * width
+            _store(output, total, rows < height, column, width, False, ROWS, COLUMNS)
+            total = tl.zeros((ROWS, COLUMNS), tl.float32)
