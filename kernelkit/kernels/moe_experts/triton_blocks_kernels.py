@@ -1,4 +1,4 @@
-"""Which blocks the grouped products work in: by a table that was measured, and no search at the first call."""
+"""Which blocks the grouped products work in: by a table, and no search at the first call."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Blocks(NamedTuple):
 
 HOPPER = {
     "up": Blocks(128, 256, 64, 8, 4, flatten=True),
-    "down": Blocks(128, 256, 64, 8, 3, flatten=True),
+    "down": Blocks(128, 256, 64, 8, 4, flatten=True),
     "down_backward": Blocks(128, 256, 64, 8, 3, flatten=True),
-    "of_rows": Blocks(128, 256, 64, 8, 3, flatten=True),
+    "of_rows": Blocks(128, 256, 64, 8, 4, flatten=True),
     "of_down": Blocks(128, 256, 64, 8, 4),
     "of_up": Blocks(128, 256, 64, 8, 4),
 }
-"""By product, where the device copies tensors by itself. Not measured yet."""
+"""By product, where the device copies tensors by itself. Chosen by registers and shared memory, not measured yet."""
 
 PLAIN = Blocks(128, 256, 64, 8, 4)
 """Of every product elsewhere. Not measured yet."""
