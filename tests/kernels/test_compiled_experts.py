@@ -107,6 +107,8 @@ def test_every_launch_compiles_and_fits_into_shared_memory(variant, tokens, capa
             large = capability == 90 and tokens == 512
             assert "wgmma" in found.asm["ptx"] or (not large and "mma.sync" in found.asm["ptx"])
             assert ("cp.async.bulk.tensor" in found.asm["ptx"]) == (capability == 90)
+            if large:  # a copy before the loop too: the loop's own is for later
+                assert found.asm["ttgir"].count("async_tma_copy_global_to_local") > 1
             assert "serialized" not in assembled(found.asm["ptx"], capability, tmp_path)
 
 

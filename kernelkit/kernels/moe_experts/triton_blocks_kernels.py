@@ -19,8 +19,8 @@ class Blocks(NamedTuple):
         warps: of a program; a warp-specialised one gets eight more.
         stages: how many blocks are in shared memory or on the way to it.
         group: blocks of rows that go through all columns of a weight together.
-        flatten: load for the next tile while the last one is stored; the gradients of weights always do.
-        specialize: warps of their own that load, for ``down`` and ``of_rows``.
+        flatten: load for the next tile while the last one is stored; not for the gradients of weights.
+        specialize: warps of their own that load; for ``down``, ``of_rows``, and gradients of weights with ``before``.
         before: tokens are gathered before the product, not as it loads them.
         resident: programs that share a processor.
     """

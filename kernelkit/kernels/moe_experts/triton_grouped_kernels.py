@@ -12,7 +12,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from kernelkit.kernels.moe_experts import triton_products_kernels as products
 from kernelkit.kernels.moe_experts.triton_blocks_kernels import Blocks, blocks_for, takes_tma
 from kernelkit.kernels.moe_experts.triton_passes_kernels import schedule
-from kernelkit.kernels.triton_launch import blocks_of, power_of_two, processors
+from kernelkit.kernels.triton_launch import blocks_of, processors
 
 
 class Grouped:
@@ -113,7 +113,7 @@ class Grouped:
         products.of_weight[(programs,)](
             *tensors, self.tokens, self.ends, output, self.experts, height, width, programs,
             LEFT_GATHERED=gathered[0], RIGHT_GATHERED=gathered[1], TMA=self.tma,
-            EXPERTS=power_of_two(self.experts), **_options(blocks, stages),
+            SPECIALIZE=blocks.specialize and blocks.before, **_options(blocks, stages),
         )  # fmt: skip
 
     def _blocks(self, product: str, rows: int, columns: int, depth: int) -> Blocks:

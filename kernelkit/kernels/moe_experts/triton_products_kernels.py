@@ -294,43 +294,25 @@ def _of_expert(
 
 
 @triton.jit
-def _steps(ends_ptr, experts, each, programs, DEPTH: tl.constexpr, EXPERTS: tl.constexpr):
-    """How many products a program adds up for its tiles, of which an expert has ``each``; one of zeros without rows."""
-    program, expert = tl.program_id(0), tl.arange(0, EXPERTS)
-    ends = tl.load(ends_ptr + expert, mask=expert < experts, other=0)
-    starts = tl.load(ends_ptr + expert - 1, mask=(expert > 0) & (expert < experts), other=0)
-    before = (expert * each + programs - 1 - program) // programs
-    tiles = ((expert + 1) * each + programs - 1 - program) // programs - before
-    return tl.sum(tl.where(expert < experts, tiles * tl.maximum((ends - starts + DEPTH - 1) // DEPTH, 1), 0), 0)
-
-
-@triton.jit
 def of_weight(
     left, right, tokens_ptr, ends_ptr, output_ptr, experts, height, width, programs,
-    LEFT_GATHERED: tl.constexpr, RIGHT_GATHERED: tl.constexpr, TMA: tl.constexpr, EXPERTS: tl.constexpr,
+    LEFT_GATHERED: tl.constexpr, RIGHT_GATHERED: tl.constexpr, TMA: tl.constexpr, SPECIALIZE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """[experts, height, width]: the sum over an expert's rows of left [height] times right [width].
 
-    One loop over tiles and rows: Triton makes one of two by itself only where all experts have as many rows.
+    Experts' rows differ in number, so that Triton cannot load for the next tile while one is stored.
     """
     high, each = tl.cdiv(height, ROWS), tl.cdiv(height, ROWS) * tl.cdiv(width, COLUMNS)
-    tile, expert, row, column = tl.program_id(0) - programs, 0, 0, 0
-    begin, start, end = 0, 0, 0
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for _ in range(_steps(ends_ptr, experts, each, programs, DEPTH, EXPERTS)):
-        if start >= end:
-            tile += programs
-            expert, within = tile // each, tile % each
-            row, column = (within % high) * ROWS, (within // high) * COLUMNS
-            begin = tl.load(ends_ptr + expert - 1, mask=expert > 0, other=0)
-            start, end = begin, tl.load(ends_ptr + expert)
-        a = _of_expert(left, tokens_ptr, begin, end, start, row, height, LEFT_GATHERED, TMA, DEPTH, ROWS)
-        b = _of_expert(right, tokens_ptr, begin, end, start, column, width, RIGHT_GATHERED, TMA, DEPTH, COLUMNS)
-        total = tl.dot(a.T, b, total, input_precision="ieee")
-        start += DEPTH
-        if start >= end:
-            rows = row + tl.arange(0, ROWS)
-            output = output_ptr + (tl.cast(expert, tl.int64) * height + rows)[:, None] * width
-            _store(output, total, rows < height, column, width, False, ROWS, COLUMNS)
-            total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for tile in tl.range(tl.program_id(0), experts * each, programs, warp_specialize=SPECIALIZE):
+        expert, within = tile // each, tile % each
+        row, column = (within % high) * ROWS, (within // high) * COLUMNS
+        begin, end = tl.load(ends_ptr + expert - 1, mask=expert > 0, other=0), tl.load(ends_ptr + expert)
+        total = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for start in range(begin, end, DEPTH):
+            a = _of_expert(left, tokens_ptr, begin, end, start, row, height, LEFT_GATHERED, TMA, DEPTH, ROWS)
+            b = _of_expert(right, tokens_ptr, begin, end, start, column, width, RIGHT_GATHERED, TMA, DEPTH, COLUMNS)
+            total = tl.dot(a.T, b, total, input_precision="ieee")
+        rows = row + tl.arange(0, ROWS)
+        output = output_ptr + (expert.to(tl.int64) * height + rows)[:, None] * width
+        _store(output, total, rows < height, column, width, SPECIALIZE, ROWS, COLUMNS)
