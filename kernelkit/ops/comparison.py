@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from kernelkit.errors import shown
 from kernelkit.spec import Kernel, Op, Samples
 
 MULTIPLE, EPSILONS = 3.0, 2.0
@@ -75,10 +76,17 @@ class Call:
         return ", ".join(f"{name} {list(found[0].shape)}" for name, found in named if found)
 
     def __call__(self, kernel: Kernel) -> tuple[Any, ...]:
-        """Positional arguments first, as models pass them."""
+        """Positional arguments first, as models pass them.
+
+        Raises:
+            TypeError: where the first output, which no kernel may leave out, is no tensor.
+        """
         bound = inspect.signature(self.op.protocol.__call__).bind(None, **self.arguments)
         outputs = kernel(*bound.args[1:], **bound.kwargs)
-        return outputs if isinstance(outputs, tuple) else (outputs,)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        if not tensors(outputs[:1]):
+            raise TypeError(f"the kernel returns {shown(outputs[0] if outputs else outputs)} and no tensor")
+        return outputs
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,11 @@ def run(kernel: Kernel, call: Call, *, only: list[bool] | None = None, backward:
         backward: otherwise no gradient is taken.
     """
     call = with_gradient(call) if backward else call
-    outputs = [output if only is None or only[index] else None for index, output in enumerate(call(kernel))]
+    returned = call(kernel)
+    only = [True] * len(returned) if only is None else only
+    if len(only) != len(returned):
+        raise TypeError(f"the kernel returns {len(only)} outputs, and eager {len(returned)}")
+    outputs = [output if looked_at else None for output, looked_at in zip(returned, only, strict=True)]
     gradients: list[Tensor] = []
     if backward:
         trained = [output if output is not None and output.requires_grad else None for output in outputs]

@@ -19,6 +19,7 @@ from kernelkit.models import AutoModelForCausalLM, verify_kernels
 from kernelkit.models.layers.norm import RMSNorm
 from kernelkit.models.qwen3 import Qwen3ForCausalLM
 from kernelkit.spec import Op
+from kernelkit.testing import check_kernel
 from tests.containers.fakes import mistakes
 from tests.models.families import FAMILIES, our_model, small_config, tokens
 
@@ -87,6 +88,20 @@ def test_a_kernel_that_is_wrong_is_refused_with_its_shape_and_its_error(registry
     lines = refusal.value.errors()
     assert {(line["loc"], line["type"]) for line in lines} == {(("rms_norm",), "kernel_mismatch")}
     assert any(f"rms_norm: {impl} (named) is not as good as eager, {reason}" in line["msg"] for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reason"),
+    [
+        (lambda *_: None, "raises TypeError: the kernel returns None and no tensor"),
+        (lambda *given: (silu(*given), None), "raises TypeError: the kernel returns 2 outputs, and eager 1"),
+    ],
+    ids=["nothing", "too much"],
+)
+def test_a_kernel_that_returns_something_else_is_refused(registry: Any, kernel: Any, reason: str) -> None:
+    register_kernel("swiglu_mlp", "odd", variant="silu", registry=registry)(kernel)
+    assert reason in mistakes(lambda: build({"swiglu_mlp": "odd"}, registry))["swiglu_mlp",][1]
+    assert "accuracy" in check_kernel(registry.get("swiglu_mlp", "silu", "odd"), device="cpu").failures
 
 
 def test_all_of_them_are_refused_at_once_each_at_its_choice(registry: Any, tmp_path: Path) -> None:
