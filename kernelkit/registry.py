@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from kernelkit import discovery
 from kernelkit.caller import caller_location
-from kernelkit.errors import KernelRegistrationError, UnknownNameError, problems_in, unknown
+from kernelkit.errors import KernelRegistrationError, UnknownNameError, problems_in, shown, unknown
 from kernelkit.frozen import FrozenDict
 from kernelkit.spec import Kernel, KernelSpec, Op
 
@@ -217,10 +217,15 @@ def register_kernel(
 
     Returns:
         A decorator that returns the function unchanged.
+
+    Raises:
+        TypeError: for a kernel that cannot be called.
     """
     fields.setdefault("location", caller_location(__name__))
 
     def decorate(kernel: F) -> F:
+        if not callable(kernel):
+            raise TypeError(f"{op}.{variant}.{name} must be callable, and {shown(kernel)} is not")
         # Held itself and not by name: what the name leads to once the module is imported may be something else.
         factory = kernel if fields.get("options") is not None else functools.partial(_itself, kernel)
         spec = KernelSpec(op=op, variant=variant, name=name, factory=factory, **fields)

@@ -84,3 +84,9 @@ def test_without_a_registry_the_decorator_writes_to_the_default_one(monkeypatch)
     monkeypatch.setattr(registry_module, "_default", [default_registry().copy()])
     register_kernel("rms_norm", "mine")(max)
     assert default_registry().get("rms_norm", "standard", "mine").build() is max
+
+
+def test_the_decorator_refuses_what_cannot_be_called(registry):
+    with pytest.raises(TypeError, match="add.standard.mine must be callable, and 3 is not"):
+        register_kernel("add", "mine", registry=registry)(3)
+    assert registry.impls("add") == []
