@@ -17,7 +17,8 @@ from kernelkit.models.layers.teaching import Distillation
 from kernelkit.ops.distillation_loss import Divergence
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class LossConfig(Section):
@@ -65,13 +66,13 @@ class OptimConfig(Section):
     lr: Positive = 3e-4
     """Peak learning rate."""
 
-    betas: tuple[Share, Share] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Decay of the moving averages of gradient and squared gradient."""
 
     eps: Positive = 1e-8
     """Added to the root of the squared gradient's average."""
 
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     """Of matrices; norms and biases do not decay."""
 
     clip_norm: Positive | None = 1.0

@@ -6,13 +6,14 @@ import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from kernelkit.containers.ops_config import OpsConfig
 from kernelkit.containers.yaml_file import YamlFile, error_in_file
-from kernelkit.errors import Loc, Problem, problems_in
+from kernelkit.errors import Loc, Problem, problems_in, unknown
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -61,21 +62,45 @@ class ConfigFile:
         try:
             config = model.model_validate(self.data)
         except ValidationError as error:
-            problems += map(self.located, problems_in(error))
+            problems += (self.located(_named(problem, model)) for problem in problems_in(error))
         if problems:
             raise error_in_file(model.__name__, problems)
         return config
 
     def located(self, problem: Problem) -> Problem:
         """``problem``, led by the place of what it is about: an override, or a line of the file."""
-        for depth in range(len(problem.loc), 0, -1):
-            if text := self.overrides.get(problem.loc[:depth]):
-                return replace(problem, message=f"{text}: {problem.message}", context={**problem.context, "line": 0})
+        texts = [self.overrides.get(problem.loc[:depth]) for depth in range(len(problem.loc), 0, -1)]
+        if problem.loc not in self.file.places:
+            # A section or name that the file does not have came with what an override puts inside of it.
+            texts += [text for loc, text in self.overrides.items() if loc[: len(problem.loc)] == problem.loc]
+        for text in filter(None, texts):
+            return replace(problem, message=f"{text}: {problem.message}", context={**problem.context, "line": 0})
         return self.file.located(problem)
 
     def error(self, title: str, problems: Iterable[Problem]) -> ValidationError:
         """``problems``, located, as one error."""
         return error_in_file(title, map(self.located, problems))
+
+
+def _named(problem: Problem, model: type[BaseModel]) -> Problem:
+    """``problem``; of a key that a section does not know or lacks with its name, and with those that there are."""
+    if problem.type not in ("extra_forbidden", "missing") or not isinstance(key := problem.loc[-1], str):
+        return problem
+    section = _section_at(model, problem.loc[:-1])
+    if section is None or issubclass(section, OpsConfig):
+        return problem
+    missing = problem.type == "missing"
+    return replace(problem, message=f"{key} is missing" if missing else unknown("key", key, section.model_fields))
+
+
+def _section_at(model: type[BaseModel], loc: Loc) -> type[BaseModel] | None:
+    """The model of the section at ``loc``."""
+    found: type[BaseModel] | None = model
+    for key in loc:
+        field = None if found is None else found.model_fields.get(str(key))
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        found = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    return found
 
 
 def _parsed(text: str) -> tuple[Loc, Any]:

@@ -65,7 +65,7 @@ class PretrainConfig(Section):
     steps: Steps
     """Steps of the optimizer; the rest of ``optim`` and of ``train`` is that of the student."""
 
-    lr: Annotated[float, Field(gt=0)] | None = None
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Peak learning rate; the student's unless given."""
 
 

@@ -71,11 +71,27 @@ def test_every_mistake_has_the_line_or_the_override_that_it_is_in(tmp_path):
         if line.strip().startswith(name)
     }
     assert any(message.startswith("student.ops.swiglu_mlp=ligr: unknown implementation 'ligr'") for message in found)
-    assert "train.stps=4: Extra inputs are not permitted" in found
+    assert any(
+        message.startswith("train.stps=4: unknown key 'stps'. Did you mean 'steps'? Valid: ") for message in found
+    )
     assert "loss.alpha=2: Input should be less than or equal to 1" in found
     for name, line in at.items():
         assert any(message.startswith(f"/run.yaml:{line}:3: ") for message in found), name
     assert len(found) == 5
+
+
+def test_a_key_that_a_section_does_not_know_or_lacks_is_named_with_those_that_there_are(tmp_path):
+    found = mistakes(tmp_path, "trian.steps=4", teacher={"pretrain": {}}, student={"opps": {}})
+    assert "trian.steps=4: unknown key 'trian'. Did you mean 'train'? Valid: " in found[0]
+    assert any(message.endswith(": steps is missing") for message in found)
+    assert any("unknown key 'opps'. Did you mean 'ops'? Valid: path, config, ops, " in message for message in found)
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("override", ["optim.lr=.inf", "optim.betas=[0.9, 1.0]", "loss.temperature=.inf"])
+def test_numbers_with_which_no_run_can_go_well_are_refused(tmp_path, override):
+    (message,) = mistakes(tmp_path, override, loss={"divergence": "forward_kl"})
+    assert message.startswith(f"{override}: Input should be ")
 
 
 @pytest.mark.parametrize(
