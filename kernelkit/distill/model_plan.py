@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from transformers import PreTrainedConfig
 
 from kernelkit.containers.kernel_container import KernelContainer
 from kernelkit.distill.model_config import StudentConfig, TeacherConfig
+from kernelkit.errors import UnverifiedWarning
 from kernelkit.hardware import Hardware
 from kernelkit.models.auto import build_model
 from kernelkit.models.layers.causal_lm import CausalLM
@@ -91,6 +93,8 @@ class ModelPlan:
         container = plan.container(training=False)
         if attention is not None:
             container.override("attention", attention)
-        return self._prepared(
-            build_model(self.config, container, dtype=self.dtype, device="meta", distilled=self.distilled)
-        )
+        with warnings.catch_warnings():
+            # The model that is built of this plan is verified; its outline cannot be.
+            warnings.simplefilter("ignore", UnverifiedWarning)
+            model = build_model(self.config, container, dtype=self.dtype, device="meta", distilled=self.distilled)
+        return self._prepared(model)

@@ -113,6 +113,8 @@ def _model(
         if isinstance(section, TeacherConfig) and section.pretrain is not None:
             _check_kernels(plan, training=True)
         _check_kernels(plan, training=plan.distilled)
+        if section.ops.overrides:
+            plan.outline()  # which modules a pattern fits is known once they are there
     except ValidationError as error:
         problems += problems_in(error, (role, "ops"))
         return None
