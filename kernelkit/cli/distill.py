@@ -89,6 +89,8 @@ def _fit(config: DistillConfig, *, resume: bool, last_good: bool, overwrite: boo
     try:
         distiller = Distiller(config)
         is_first = distiller.plan.ranks.is_first
+        if is_first and resume and not distiller.folder.holds_run:
+            typer.echo(f"kernelkit: {distiller.folder.path} holds no run yet; it begins now", err=True)
         if is_first:
             for name, model in (("Teacher", distiller.plan.teacher), ("Student", distiller.plan.student)):
                 typer.echo(f"{name}. {kernel_report(model.outline())}\n")
@@ -98,6 +100,10 @@ def _fit(config: DistillConfig, *, resume: bool, last_good: bool, overwrite: boo
         raise typer.Exit(STOPPED) from None
     except (CheckpointError, DataError, FileExistsError, ImportError, NonFiniteLossError) as error:
         typer.echo(f"kernelkit: {error}", err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:  # a full disk, a folder that may not be written to, a file where a folder should be
+        place = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"kernelkit: {place}{error.strerror or error}", err=True)
         raise typer.Exit(1) from None
     if is_first:
         heading, rows = headline(report)

@@ -31,14 +31,21 @@ class RunFolder:
         self.config, self.ranks = config, ranks
         self.path = Path(config.output.dir).expanduser()
 
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run has begun here."""
+        return (self.path / "config.yaml").is_file()
+
     def claim(self, *, resume: bool, overwrite: bool) -> None:
         """Make the folder ready.
 
         Raises:
             FileExistsError: where there is another run, or something that is no run at all.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise FileExistsError(f"{self.path} is a file; name another output.dir")
         there = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
-        mine = (self.path / "config.yaml").is_file()
+        mine = self.holds_run
         if there and not mine:
             raise FileExistsError(f"{self.path} holds {there[0]} and is no run of kernelkit; name another output.dir")
         if there and not (resume or overwrite):

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kernelkit.cli.app import app
+from kernelkit.errors import UnverifiedWarning
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [
@@ -90,3 +91,28 @@ def test_a_finished_run_is_left_alone_resumed_or_overwritten(run):
 def test_options_that_make_no_sense_together_are_refused(run):
     assert "are for --dry-run" in run("--hardware", "h100").output
     assert "give one of them" in run("--resume", "--overwrite").output
+
+
+@pytest.mark.parametrize("folder", ["text.txt", "text.txt/out", "/proc/out"])
+def test_a_folder_that_cannot_be_had_is_one_line(run, folder):
+    done = run(f"output.dir={folder}")
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit)
+    assert done.stderr.startswith(f"kernelkit: {folder}") and done.stderr.count("\n") == 1
+
+
+def test_resuming_where_no_run_is_says_that_it_begins(run):
+    done = run("--resume")
+    assert done.exit_code == 0 and "kernelkit: out holds no run yet; it begins now" in done.stderr
+    assert "holds no run" not in run("--resume").stderr
+
+
+def test_a_pattern_of_modules_that_fits_none_has_its_place(run):
+    override = "student.ops={overrides: {layers.7.mlp: {swiglu_mlp: eager}}}"
+    done = run(override)
+    assert done.exit_code == 1 and not Path("out").exists()
+    assert f"{override}: no module of Qwen3ForCausalLM at layers.7.mlp calls swiglu_mlp" in done.stderr
+
+
+def test_a_run_that_verifies_its_kernels_does_not_warn_that_its_outline_is_on_meta(run, recwarn):
+    assert run("student.ops.verify=bind").exit_code == 0
+    assert not [each for each in recwarn if each.category is UnverifiedWarning]
