@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from kernelkit.containers.bindings import Need
 from kernelkit.containers.kernel_container import as_container
@@ -15,7 +15,7 @@ from kernelkit.errors import listing
 from kernelkit.models.layers.causal_lm import CausalLM
 from kernelkit.models.layers.pretrained import HUB_ARGUMENTS, KernelSource
 from kernelkit.models.saved import SAVED
-from kernelkit.spec import resolve_target
+from kernelkit.spec import dtype_name, resolve_target
 
 FAMILIES = {
     "llama": "kernelkit.models.llama:LlamaForCausalLM",
@@ -42,7 +42,7 @@ def build_model(
         config: an HF config, which gives new weights; or the path of a checkpoint, which is loaded.
         kernels: an OpsConfig, a mapping, the path of a YAML file, a KernelContainer, or None for what stock
             transformers would use. For a checkpoint also ``"saved"``: those that it was saved with.
-        dtype: of the weights; by default the config's, else torch's default.
+        dtype: of the weights; by default, and with ``"auto"``, the config's, else torch's default.
         device: where the weights are made; torch's default device unless given.
         training: whether gradients will be asked for. A container that is given knows it already.
         compiled: whether ``torch.compile`` will trace the model; likewise.
@@ -50,15 +50,20 @@ def build_model(
 
     Raises:
         ValidationError: where the kernels cannot serve this model.
-        ValueError: for a family that kernelkit does not have, and ``"saved"`` where nothing was.
+        TypeError: for anything but a config or a path, such as a model that is built already.
+        ValueError: for a family that kernelkit does not have, a dtype that torch does not have, and ``"saved"`` where
+            nothing was.
     """
+    if not isinstance(config, (PreTrainedConfig, str, Path)):
+        raise TypeError(_no_source(config))
     if not isinstance(config, PreTrainedConfig):
         settings = {"training": training, "compiled": compiled, "distilled": distilled}
         return AutoModelForCausalLM.from_pretrained(config, kernels=kernels, dtype=dtype, device_map=device, **settings)
     if isinstance(kernels, str) and kernels == SAVED:
         raise ValueError("kernels='saved' are those of a checkpoint: give its path instead of a config")
     family = family_of(config)
-    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype or config.dtype or torch.get_default_dtype()
+    dtype = None if dtype == "auto" else dtype
+    dtype = getattr(torch, dtype_name(dtype or config.dtype or torch.get_default_dtype()))
     container = as_container(kernels, device=device, dtype=dtype, training=training, compiled=compiled)
     source = KernelSource(container, device, dtype, distilled)
     with torch.device(device if device is not None else torch.get_default_device()):
@@ -111,6 +116,12 @@ def kernel_needs(config: PreTrainedConfig | str | Path) -> tuple[str, list[Need]
 def build_skeleton(config: PreTrainedConfig | str | Path) -> CausalLM:
     """The model that a config or checkpoint describes, on the meta device and with default kernels."""
     return build_model(_read(config), device="meta")
+
+
+def _no_source(given: Any) -> str:
+    what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+    hint = "; give a stock model kernels of its own with inject" if isinstance(given, PreTrainedModel) else ""
+    return f"build_model takes an HF config or the path of a checkpoint, not {what}{hint}"
 
 
 def _read(config: PreTrainedConfig | str | Path) -> PreTrainedConfig:

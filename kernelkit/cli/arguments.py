@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -37,3 +38,13 @@ def op_of(registry: KernelRegistry, name: str) -> Op:
         return registry.op(name)
     except UnknownNameError as error:
         fail(str(error))
+
+
+def known_impls(registry: KernelRegistry, names: Iterable[str], ops: Iterable[str] | None) -> None:
+    """Refuse a name that no implementation has, of these ops or of any."""
+    from kernelkit.errors import unknown
+
+    valid = sorted({impl for op in ops or registry.ops for impl in registry.impls(op)})
+    for name in names:
+        if name not in valid:
+            fail(unknown("implementation", name, valid, of=", ".join(ops or ())))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kernelkit.cli.arguments import op_of
+from kernelkit.cli.arguments import hardware_of, known_impls, op_of
 from kernelkit.cli.console import fail, print_table
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def verify(
     """Judge kernels against eager in float64: values, gradients, purity, determinism, tracing.
 
     The second table names the checks that were not made, and why. Exits with 0 if all that can run here pass, with 1 if
-    one fails. With TRITON_INTERPRET=1 in the environment, Triton's kernels are judged on a CPU, in its interpreter.
+    one fails or none can run. With TRITON_INTERPRET=1 in the environment, Triton's kernels are judged on a CPU, in its
+    interpreter.
     """
     from pydantic import ValidationError
 
@@ -40,6 +41,9 @@ def verify(
     registry = default_registry()
     if op is not None:
         op_of(registry, op)
+    if impl is not None:
+        known_impls(registry, [impl], [op] if op else None)
+    hardware_of(None, device)
     try:
         specs = list(_specs(config, op, impl, device))
     except ValidationError as error:
@@ -47,7 +51,7 @@ def verify(
             typer.echo(line["msg"], err=True)
         raise typer.Exit(1) from None
     if not specs:
-        fail("no kernel is called that; kernelkit list shows them all")
+        fail(f"{config} names no such kernel" if config is not None else "there is no such kernel")
     verdicts = [check_kernel(spec, device=device) for spec in specs]
     if as_json:
         typer.echo(json.dumps([verdict.to_dict() for verdict in verdicts], indent=2))
@@ -59,7 +63,7 @@ def verify(
         for verdict in verdicts:
             if verdict.failures:
                 typer.echo(f"\n{verdict}")
-    if any(verdict.failures for verdict in verdicts):
+    if any(verdict.failures for verdict in verdicts) or all(verdict.skipped for verdict in verdicts):
         raise typer.Exit(1)
 
 

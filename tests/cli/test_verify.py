@@ -39,3 +39,22 @@ def test_where_nothing_was_measured_it_says_so(config, run):
     result = run("verify", config, "--device", "cpu")
     assert result.exit_code == 1
     assert "there are none of cpu" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (
+            ("--impl", "tocrh", "--op", "rms_norm"),
+            2,
+            "unknown implementation 'tocrh' of rms_norm. Did you mean 'torch'?",
+        ),
+        (("--op", "rms_norm", "--device", "cuda:99"), 2, "this machine has no device 'cuda:99'"),
+        (("--op", "rms_norm", "--impl", "liger_npu", "--device", "cpu"), 1, ""),
+    ],
+    ids=["unknown", "no device", "nothing judged"],
+)
+def test_what_cannot_be_judged_is_no_success(options, status, message, run):
+    result = run("verify", *options)
+    assert result.exit_code == status and isinstance(result.exception, SystemExit)
+    assert message in result.stderr

@@ -31,6 +31,32 @@ def test_what_we_save_stock_transformers_loads(family: str, tmp_path: Path) -> N
     assert_close(logits(stock), logits(ours), 1e-5)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (transformers.LlamaForCausalLM, "not the class LlamaForCausalLM"),
+        (torch.nn.Linear(1, 1), "not a Linear"),
+        ({"model_type": "llama"}, "not a dict"),
+    ],
+    ids=["class", "module", "dict"],
+)
+def test_a_model_is_built_of_a_config_or_a_path_and_of_nothing_else(given: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=f"takes an HF config or the path of a checkpoint, {message}$"):
+        build_model(given)
+
+
+def test_who_gives_a_stock_model_is_told_of_inject() -> None:
+    with pytest.raises(TypeError, match="not a Qwen3ForCausalLM; give a stock model kernels of its own with inject"):
+        build_model(pair("qwen3")[0])
+
+
+def test_a_dtype_is_torchs_or_the_configs() -> None:
+    assert build_model(small_config("qwen3", dtype="bfloat16"), dtype="auto").dtype == torch.bfloat16
+    assert build_model(small_config("qwen3"), dtype="bfloat16").dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="'bf16' is not a torch dtype, such as 'bfloat16'"):
+        build_model(small_config("qwen3"), dtype="bf16")
+
+
 @families
 def test_what_stock_transformers_saves_we_load(family: str, tmp_path: Path) -> None:
     stock, _ = pair(family)
