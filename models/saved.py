@@ -38,18 +38,20 @@ Held = list[tuple[str, Binding]]
 def save_kernels(model: nn.Module, folder: str | Path) -> None:
     """Write what every module of ``model`` calls, with the versions and the hardware, to ``folder/kernelkit.json``.
 
-    The kernel that most modules call is the op's; the others are overrides by their paths. A kernel that has no name,
-    because it was put into the container as it is, is written as such and cannot be loaded.
+    The kernel that most modules call is the op's; the others are overrides by their paths, and so are all of an op that
+    an injected model leaves to transformers in some of its modules. A kernel that has no name, because it was put into
+    the container as it is, is written as such and cannot be loaded.
     """
-    held = [
+    bound = [
         (path, binding)
         for path, module in model.named_modules()
         if isinstance(module, KernelModule)
         for binding in module.bindings.values()
-        if binding.spec is not None or binding.why == "override"
     ]
+    held = [(path, binding) for path, binding in bound if not _is_stock(binding)]
+    in_part = {binding.op for _, binding in bound if _is_stock(binding)}
     device = next((parameter.device for parameter in model.parameters()), None)
-    saved = {"ops": _as_config(held), "versions": _versions(held), "hardware": _facts(Hardware.detect(device))}
+    saved = {"ops": _as_config(held, in_part), "versions": _versions(held), "hardware": _facts(Hardware.detect(device))}
     Path(folder, FILE).write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
 
 
@@ -79,13 +81,18 @@ def load_saved(path: Any, *, device: Any = None, omit: Iterable[str] = (), **hub
     return OpsConfig.from_file(replace(saved, data={op: saved.data[op] for op in saved.data if op not in omit}))
 
 
-def _as_config(held: Held) -> dict[str, Any]:
-    ops: dict[str, Any] = {}
+def _is_stock(binding: Binding) -> bool:
+    return binding.spec is None and binding.why != "override"
+
+
+def _as_config(held: Held, in_part: set[str]) -> dict[str, Any]:
+    ops: dict[str, KernelChoice] = {}
     rules: dict[str, dict[str, Any]] = {}
     for op in dict.fromkeys(binding.op for _, binding in held):
         choices = {path: _choice(binding) for path, binding in held if binding.op == op}
-        ops[op] = usual = Counter(choices.values()).most_common(1)[0][0]
-        for other in dict.fromkeys(choice for choice in choices.values() if choice != usual):
+        if op not in in_part:
+            ops[op] = Counter(choices.values()).most_common(1)[0][0]
+        for other in dict.fromkeys(choice for choice in choices.values() if choice != ops.get(op)):
             for path in _patterns(path for path, choice in choices.items() if choice == other):
                 rules.setdefault(path, {})[op] = other.plain()
     plain = {op: choice.plain() for op, choice in ops.items()}

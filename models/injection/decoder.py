@@ -13,6 +13,7 @@ from kernelkit.containers.kernel_container import KernelContainer
 from kernelkit.models.injection.attention import MASKS, Attention
 from kernelkit.models.injection.module import InjectedModule
 from kernelkit.models.layers.attention_masks import attention_masks
+from kernelkit.models.saved import save_kernels
 
 
 class Model(InjectedModule):
@@ -36,6 +37,12 @@ class Model(InjectedModule):
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
         return cls.stock._can_set_experts_implementation()
+
+    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, **kwargs: Any) -> None:
+        """As in transformers, and the kernels beside the weights, for ``build_model(..., kernels="saved")``."""
+        self.stock.save_pretrained(self, save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            save_kernels(self, save_directory)
 
     def set_attn_implementation(
         self, attn_implementation: str | dict[str, str], allow_all_kernels: bool = False

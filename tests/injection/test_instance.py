@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from kernelkit import KernelContainer, eject, inject, kernel_report
+from kernelkit import KernelContainer, build_model, eject, inject, kernel_report
 from kernelkit.models import injected
 from tests.injection.stock import FAMILIES, pair, step, stock
 from tests.models.families import EAGER, assert_close, assert_same_gradients, tokens
@@ -208,6 +209,19 @@ def test_saved_it_is_a_stock_checkpoint(tmp_path: Path) -> None:
     assert type(again) is transformers.Qwen3ForCausalLM
     assert again.config.architectures == ["Qwen3ForCausalLM"]
     assert_close(logits(again), logits(model), 1e-5)
+
+
+def test_saved_it_has_its_kernels_beside_the_weights(tmp_path: Path) -> None:
+    ops = {"swiglu_mlp": "eager", "overrides": {"layers.0.self_attn": {"attention": "eager"}}}
+    model = inject(stock("qwen3"), ops)
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "kernelkit.json").read_text())["ops"]
+    # What stays with transformers elsewhere is a rule for the one module, and no choice for all.
+    assert saved == {"swiglu_mlp": "eager", "overrides": {"model.layers.0.self_attn": {"attention": "eager"}}}
+    again = inject(stock("qwen3"), saved)
+    assert kernel_report(again).impls == kernel_report(model).impls
+    built = kernel_report(build_model(tmp_path, kernels="saved"))
+    assert built.impls["swiglu_mlp"] == {"eager"} and built.impls["attention"] == {"eager", "sdpa"}
 
 
 def test_experts_are_saved_one_by_one_as_stock_saves_them(tmp_path: Path) -> None:
