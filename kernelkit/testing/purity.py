@@ -38,10 +38,9 @@ def second_backward(subject: Subject) -> Iterator[str]:
     for call in map(with_gradient, subject.calls()):
         outputs = _differentiable(call(subject.kernel))
         incoming = call.cotangents_of(list(outputs))
-        first = _gradients(call, outputs, incoming)
-        # A copy: a backward that returns what it keeps would change the first result together with the second.
-        kept = [gradient.clone() for gradient in first]
         try:
+            # A copy: a backward that returns what it keeps would change the first result together with the second.
+            kept = [gradient.clone() for gradient in _gradients(call, outputs, incoming)]
             second = _gradients(call, outputs, incoming)
         except RuntimeError:
             continue
