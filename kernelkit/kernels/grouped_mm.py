@@ -42,9 +42,8 @@ def grouped_outer(rows: Tensor, others: Tensor, ends: Tensor) -> Tensor:
     Returns:
         [E, H, I], zero for a group without rows.
     """
-    if rows.dtype == torch.bfloat16:
-        return F.grouped_mm(rows.t(), others, offs=ends)
-    product: Tensor = _opaque_outer(rows, others, ends)
+    # An operator for every dtype: inductor would write the transposed rows in strides that torch then refuses.
+    product: Tensor = _outer(rows, others, ends)
     return product
 
 
@@ -69,5 +68,5 @@ def _empty_outer(rows: Tensor, others: Tensor, ends: Tensor) -> Tensor:
 
 
 @custom_op("grouped_outer_backward", fake=_empty_outer)
-def _opaque_outer(rows: Tensor, others: Tensor, ends: Tensor) -> Tensor:
+def _outer(rows: Tensor, others: Tensor, ends: Tensor) -> Tensor:
     return F.grouped_mm(rows.t(), others, offs=ends)

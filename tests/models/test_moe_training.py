@@ -21,9 +21,9 @@ def losses(impl: str, device: str, dtype: torch.dtype) -> torch.Tensor:
     config = small_config("qwen3_moe", num_experts=8, hidden_size=64, moe_intermediate_size=32, head_dim=16)
     kernels = {"preset": "eager", "moe_experts": impl}
     model = build_model(config, kernels=kernels, dtype=dtype, device=device).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     rows, found = tokens(2, 16).to(device), []
-    for _ in range(8):
+    for _ in range(16):
         loss = model(input_ids=rows, labels=rows, use_cache=False).loss
         found.append(loss.detach().float())
         optimizer.zero_grad()
@@ -34,7 +34,7 @@ def losses(impl: str, device: str, dtype: torch.dtype) -> torch.Tensor:
 
 def assert_follows_eager(impl: str, device: str, dtype: torch.dtype, tolerance: float) -> None:
     expected = losses("eager", device, dtype)
-    assert expected[-1] < 0.9 * expected[0]
+    assert expected[-1] < 0.5 * expected[0]
     torch.testing.assert_close(losses(impl, device, dtype), expected, rtol=tolerance, atol=0)
 
 

@@ -98,6 +98,8 @@ class Grouped:
     def _of_weight(self, name: str, by_token: Tensor, by_row: Tensor, token_first: bool, output: Tensor) -> None:
         height, width = output.shape[1:]
         blocks = self._blocks(name, height, width, self.crowd)
+        # Rows that do not begin at multiples of 16 numbers are loaded in other steps, which take more memory.
+        blocks = blocks._replace(before=blocks.before or by_token.shape[1] % 16 != 0)
         programs = self.processors * blocks.resident
         if blocks.before:
             by_token = torch.index_select(by_token, 0, self.tokens, out=self.buffer)
