@@ -11,8 +11,7 @@ SPECS = (
         variant="standard",
         name="triton",
         factory=f"{__name__}_kernels:load_balancing_loss",
-        tested=False,
-        description="Softmax, choice and sums of a layer in one pass, in float32; not run on a GPU yet.",
+        description="Softmax, choice and sums of a layer in one pass, in float32.",
         **TRITON,
     ),
 )

@@ -12,8 +12,7 @@ SPECS = tuple(
         name="triton",
         factory=f"{__name__}_kernels:{function}",
         **{**TRITON, "dtypes": ("bfloat16", "float16")},
-        tested=False,
-        description="Grouped products with the gather, the activation and its gradient inside; not run on a GPU yet.",
+        description="Grouped products with the gather, the activation and its gradient inside.",
     )
     for variant, function in (("standard", "moe_experts"), ("gpt_oss", "gpt_oss"))
 )
