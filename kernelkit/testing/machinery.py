@@ -95,6 +95,11 @@ class _Recorded(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch
         self.calls: dict[Any, Any] = {}
 
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """True, without which a kernel that compiles itself would not do so while this mode is on."""
+        return True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace not in ("aten", "prim", "prims") and func not in self.calls:
             # The operator of a backward has no gradient, on purpose.
