@@ -68,6 +68,7 @@ DISTILLATIONS = (
         compiled=True,
     ),
     StepCase("teacher compiled, student triton compiled", ops=FUSED, teacher={}, compiled=True),
+    StepCase("both triton, compiled", ops=FUSED, teacher={"preset": "triton"}, compiled=True),
 )
 """Mixes of kernels for a teacher and its student."""
 
