@@ -10,10 +10,12 @@ from torch import nn
 
 from kernelkit.containers.bindings import Binding
 from kernelkit.containers.kernel_container import as_container
+from kernelkit.containers.ops_config import OpsConfig
 from kernelkit.models.injection.checks import model_to_inject
 from kernelkit.models.injection.module import InjectedModule, become, plain_class, stock_binding
 from kernelkit.models.injection.places import places, stock_class
 from kernelkit.models.overrides import apply_overrides
+from kernelkit.models.saved import SAVED, load_saved
 from kernelkit.models.verification import verify_kernels
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -28,7 +30,8 @@ def inject(model: ModelT, kernels: Any = None, *, training: bool = True, compile
 
     Args:
         model: the model; one that PEFT or ``torch.compile`` has wrapped is injected inside of its wrapper.
-        kernels: an OpsConfig, a mapping, the path of a YAML file, or a KernelContainer.
+        kernels: an OpsConfig, a mapping, the path of a YAML file, a KernelContainer, or ``"saved"``: those that the
+            checkpoint was saved with from which the model was loaded.
         training: whether gradients will be asked for. A container that is given knows it already.
         compiled: whether ``torch.compile`` will trace the model; likewise.
 
@@ -37,13 +40,16 @@ def inject(model: ModelT, kernels: Any = None, *, training: bool = True, compile
 
     Raises:
         TypeError: for anything but a transformers model.
-        ValueError: for a model without a family, on several devices, or patched by something else.
+        ValueError: for a model without a family, on several devices, or patched by something else, and for ``"saved"``
+            where nothing was.
         ValidationError: where the kernels cannot serve this model, and for an op that is named and has no place in it.
             The model is then as it was.
     """
     inner: Any = model_to_inject(model)
     blocks: dict[Any, Any] = {module: (block, block.kernel_needs(module)) for module, block in places(inner)}
     device = None if inner.device.type == "meta" else inner.device
+    if isinstance(kernels, str) and kernels == SAVED:
+        kernels = _saved(inner, device)
     container = as_container(kernels, device=device, dtype=inner.dtype, training=training, compiled=compiled)
     needs = [need for _, of_module in blocks.values() for need in of_module]
     name = stock_class(inner).__name__
@@ -90,6 +96,14 @@ def injected(model: ModelT, kernels: Any = None, *, training: bool = True, compi
         yield model
     finally:
         _restore(model, before)
+
+
+def _saved(model: Any, device: Any) -> OpsConfig:
+    if not model.name_or_path:
+        raise ValueError("kernels='saved' are those of a checkpoint, and this model was not loaded from one: name them")
+    revision = getattr(model.config, "_commit_hash", None)
+    # A student's checkpoint names the loss that only models of ours have.
+    return load_saved(model.name_or_path, device=device, omit=["distillation_loss"], revision=revision)
 
 
 Snapshot = dict[InjectedModule, tuple[type[nn.Module], list[Binding]]]
