@@ -44,6 +44,10 @@ class Model(InjectedModule):
         if is_main_process:
             save_kernels(self, save_directory)
 
+    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
+        save_kernels(self, working_dir)  # transformers uploads before its save_pretrained returns
+        return self.stock._upload_modified_files(self, working_dir, *args, **kwargs)
+
     def set_attn_implementation(
         self, attn_implementation: str | dict[str, str], allow_all_kernels: bool = False
     ) -> None:

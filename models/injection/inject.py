@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from kernelkit.containers.bindings import Binding
+from kernelkit.containers.bindings import Binding, Need
 from kernelkit.containers.kernel_container import as_container
 from kernelkit.containers.ops_config import OpsConfig
 from kernelkit.models.injection.checks import model_to_inject
@@ -19,6 +19,9 @@ from kernelkit.models.saved import SAVED, load_saved
 from kernelkit.models.verification import verify_kernels
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
+
+LOSSES = {"cross_entropy_loss", "load_balancing_loss", "distillation_loss"}
+"""Ops that a model has no place for without the head or the routers, or beside no teacher."""
 
 
 def inject(model: ModelT, kernels: Any = None, *, training: bool = True, compiled: bool = False) -> ModelT:
@@ -48,10 +51,10 @@ def inject(model: ModelT, kernels: Any = None, *, training: bool = True, compile
     inner: Any = model_to_inject(model)
     blocks: dict[Any, Any] = {module: (block, block.kernel_needs(module)) for module, block in places(inner)}
     device = None if inner.device.type == "meta" else inner.device
-    if isinstance(kernels, str) and kernels == SAVED:
-        kernels = _saved(inner, device)
-    container = as_container(kernels, device=device, dtype=inner.dtype, training=training, compiled=compiled)
     needs = [need for _, of_module in blocks.values() for need in of_module]
+    if isinstance(kernels, str) and kernels == SAVED:
+        kernels = _saved(inner, device, needs)
+    container = as_container(kernels, device=device, dtype=inner.dtype, training=training, compiled=compiled)
     name = stock_class(inner).__name__
     bindings = container.bind(needs, model=name, device=device, dtype=inner.dtype, named_only=True)
     before = _snapshot(inner)
@@ -98,12 +101,13 @@ def injected(model: ModelT, kernels: Any = None, *, training: bool = True, compi
         _restore(model, before)
 
 
-def _saved(model: Any, device: Any) -> OpsConfig:
+def _saved(model: Any, device: Any, needs: list[Need]) -> OpsConfig:
     if not model.name_or_path:
         raise ValueError("kernels='saved' are those of a checkpoint, and this model was not loaded from one: name them")
     revision = getattr(model.config, "_commit_hash", None)
-    # A student's checkpoint names the loss that only models of ours have.
-    return load_saved(model.name_or_path, device=device, omit=["distillation_loss"], revision=revision)
+    # The checkpoint of a whole model names its losses; of a stock one that is loaded from it, not each computes them.
+    omit = LOSSES - {need.op for need in needs}
+    return load_saved(model.name_or_path, device=device, omit=omit, revision=revision)
 
 
 Snapshot = dict[InjectedModule, tuple[type[nn.Module], list[Binding]]]

@@ -164,13 +164,14 @@ class KernelPreTrainedModel(PreTrainedModel):
         return loaded
 
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, **kwargs: Any) -> None:
-        """As in transformers, and the kernels beside the weights, for ``kernels="saved"``.
-
-        What ``push_to_hub=True`` uploads is without them: push the folder instead.
-        """
+        """As in transformers, and the kernels beside the weights, for ``kernels="saved"``."""
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             save_kernels(self, save_directory)
+
+    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
+        save_kernels(self, working_dir)  # transformers uploads before its save_pretrained returns
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

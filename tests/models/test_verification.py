@@ -93,12 +93,14 @@ def test_a_kernel_that_is_wrong_is_refused_with_its_shape_and_its_error(registry
 @pytest.mark.parametrize(
     ("kernel", "reason"),
     [
+        (lambda gate: gate, "raises TypeError: <lambda>() takes 1 positional argument but 2 were given"),
+        (lambda *_, gate: gate, "raises TypeError: <lambda>() missing 1 required keyword-only argument: 'gate'"),
         (lambda *_: None, "raises TypeError: the kernel returns None and no tensor"),
         (lambda *given: (silu(*given), None), "raises TypeError: the kernel returns 2 outputs, and eager 1"),
     ],
-    ids=["nothing", "too much"],
+    ids=["takes too few", "takes another", "returns nothing", "returns too much"],
 )
-def test_a_kernel_that_returns_something_else_is_refused(registry: Any, kernel: Any, reason: str) -> None:
+def test_a_kernel_that_takes_or_returns_something_else_is_refused(registry: Any, kernel: Any, reason: str) -> None:
     register_kernel("swiglu_mlp", "odd", variant="silu", registry=registry)(kernel)
     assert reason in mistakes(lambda: build({"swiglu_mlp": "odd"}, registry))["swiglu_mlp",][1]
     assert "accuracy" in check_kernel(registry.get("swiglu_mlp", "silu", "odd"), device="cpu").failures
