@@ -37,7 +37,7 @@ CONFIG = Path(__file__).parents[1] / "configs/distill/qwen3-1.7b-to-0.6b.yaml"
 
 CASES = {case.name: case for case in DISTILLATIONS}
 CASES |= {f"{name}, row by row": CASES[name] for name in ("all eager", "teacher triton, student eager")}
-"""Those of ``kernelkit bench --step``, and what takes more than 80 GiB (all eager: 121) in less memory."""
+"""Those of ``kernelkit bench --step``, and two with an eager student in less memory: whole, all eager takes 121 GiB."""
 
 SMALL = [
     f"{role}.config.{key}={value}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from kernelkit import KernelContainer, build_model, eject, inject, kernel_report
+from kernelkit import KernelContainer, eject, inject, kernel_report
 from kernelkit.models import injected
 from tests.injection.stock import FAMILIES, pair, step, stock
 from tests.models.families import EAGER, assert_close, assert_same_gradients, tokens
@@ -209,42 +208,6 @@ def test_saved_it_is_a_stock_checkpoint(tmp_path: Path) -> None:
     assert type(again) is transformers.Qwen3ForCausalLM
     assert again.config.architectures == ["Qwen3ForCausalLM"]
     assert_close(logits(again), logits(model), 1e-5)
-
-
-def test_saved_it_has_its_kernels_beside_the_weights(tmp_path: Path) -> None:
-    ops = {"swiglu_mlp": "eager", "overrides": {"layers.0.self_attn": {"attention": "eager"}}}
-    model = inject(stock("qwen3"), ops)
-    model.save_pretrained(tmp_path)
-    saved = json.loads((tmp_path / "kernelkit.json").read_text())["ops"]
-    # What stays with transformers elsewhere is a rule for the one module, and no choice for all.
-    assert saved == {"swiglu_mlp": "eager", "overrides": {"model.layers.0.self_attn": {"attention": "eager"}}}
-    again = inject(stock("qwen3"), saved)
-    assert kernel_report(again).impls == kernel_report(model).impls
-    built = kernel_report(build_model(tmp_path, kernels="saved"))
-    assert built.impls["swiglu_mlp"] == {"eager"} and built.impls["attention"] == {"eager", "sdpa"}
-
-
-def test_it_is_injected_again_with_the_kernels_that_it_was_saved_with(tmp_path: Path) -> None:
-    ops = {"swiglu_mlp": "eager", "overrides": {"layers.0.self_attn": {"attention": "eager"}}}
-    model = inject(stock("qwen3"), ops)
-    model.save_pretrained(tmp_path)
-    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
-    with injected(again, "saved"):
-        assert kernel_report(again).impls == kernel_report(model).impls
-        assert torch.equal(logits(again), logits(model))
-    with pytest.raises(ValueError, match="this model was not loaded from one: name them"):
-        inject(stock("qwen3"), "saved")
-    (tmp_path / "kernelkit.json").unlink()
-    with pytest.raises(ValueError, match=r"has no kernelkit\.json"):
-        inject(again, "saved")
-
-
-def test_what_was_saved_by_a_model_of_ours_is_injected_into_a_stock_one(tmp_path: Path) -> None:
-    built = build_model(stock("qwen3").config, kernels={**EAGER, "distillation_loss": "chunked"}, distilled=True)
-    built.save_pretrained(tmp_path)
-    model = inject(transformers.AutoModelForCausalLM.from_pretrained(tmp_path), "saved")
-    saved = {op: impls for op, impls in kernel_report(built).impls.items() if op != "distillation_loss"}
-    assert kernel_report(model).impls == saved
 
 
 def test_experts_are_saved_one_by_one_as_stock_saves_them(tmp_path: Path) -> None:

@@ -9,18 +9,56 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
 import transformers
 
 from kernelkit import build_model, inject, kernel_report
 from kernelkit.errors import SavedKernelsWarning
+from kernelkit.models import injected
 from tests.injection.stock import FAMILIES, stock
-from tests.models.families import EAGER
+from tests.models.families import EAGER, tokens
 
 OVERRIDES = {"overrides": {"layers.0.input_layernorm": {"rms_norm": "eager"}}}
 
 
 def kernels(model: Any) -> list[tuple[str, str, str, str]]:
     return [(row.module, row.op, row.variant, row.impl) for row in kernel_report(model).rows]
+
+
+def test_saved_it_has_its_kernels_beside_the_weights(tmp_path: Path) -> None:
+    ops = {"swiglu_mlp": "eager", "overrides": {"layers.0.self_attn": {"attention": "eager"}}}
+    model = inject(stock("qwen3"), ops)
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "kernelkit.json").read_text())["ops"]
+    # What stays with transformers elsewhere is a rule for the one module, and no choice for all.
+    assert saved == {"swiglu_mlp": "eager", "overrides": {"model.layers.0.self_attn": {"attention": "eager"}}}
+    again = inject(stock("qwen3"), saved)
+    assert kernel_report(again).impls == kernel_report(model).impls
+    built = kernel_report(build_model(tmp_path, kernels="saved"))
+    assert built.impls["swiglu_mlp"] == {"eager"} and built.impls["attention"] == {"eager", "sdpa"}
+
+
+def test_it_is_injected_again_with_the_kernels_that_it_was_saved_with(tmp_path: Path) -> None:
+    ops = {"swiglu_mlp": "eager", "overrides": {"layers.0.self_attn": {"attention": "eager"}}}
+    model = inject(stock("qwen3"), ops)
+    model.save_pretrained(tmp_path)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    with injected(again, "saved"):
+        assert kernel_report(again).impls == kernel_report(model).impls
+        assert torch.equal(again.eval()(tokens(2, 6)).logits, model.eval()(tokens(2, 6)).logits)
+    with pytest.raises(ValueError, match="this model was not loaded from one: name them"):
+        inject(stock("qwen3"), "saved")
+    (tmp_path / "kernelkit.json").unlink()
+    with pytest.raises(ValueError, match=r"has no kernelkit\.json"):
+        inject(again, "saved")
+
+
+def test_what_was_saved_by_a_model_of_ours_is_injected_into_a_stock_one(tmp_path: Path) -> None:
+    built = build_model(stock("qwen3").config, kernels={**EAGER, "distillation_loss": "chunked"}, distilled=True)
+    built.save_pretrained(tmp_path)
+    model = inject(transformers.AutoModelForCausalLM.from_pretrained(tmp_path), "saved")
+    saved = {op: impls for op, impls in kernel_report(built).impls.items() if op != "distillation_loss"}
+    assert kernel_report(model).impls == saved
 
 
 @pytest.mark.filterwarnings("error::kernelkit.errors.SavedKernelsWarning")
