@@ -22,8 +22,8 @@ TYPES = {
 }
 SHARED = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes that a program may take, by compute capability."""
-PRODUCTS = {"up", "down", "down_backward", "of_weight"}
-LAUNCHED = PRODUCTS | {"_schedule", "_combine", "_of_routing", "_of_bias"}
+PRODUCTS = {"up", "down", "of_weight"}
+LAUNCHED = PRODUCTS | {"_schedule", "_spread", "_of_activation", "_combine", "_of_routing", "_of_bias"}
 
 
 class Recorded:
@@ -63,6 +63,7 @@ def compiled(kernel, args, options, capability):
 
 def launches_of(monkeypatch, variant, tokens, capability):
     """What a forward and a backward on a GPU of that capability launch."""
+    from kernelkit.kernels.moe_experts import triton_activation_kernels as activation
     from kernelkit.kernels.moe_experts import triton_blocks_kernels as blocks
     from kernelkit.kernels.moe_experts import triton_grouped_kernels as grouped
     from kernelkit.kernels.moe_experts import triton_kernels
@@ -70,7 +71,7 @@ def launches_of(monkeypatch, variant, tokens, capability):
     from kernelkit.kernels.moe_experts import triton_products_kernels as products
 
     launches = []
-    for module in passes, products:
+    for module in activation, passes, products:
         for name in vars(module).keys() & LAUNCHED:
             monkeypatch.setattr(module, name, Recorded(getattr(module, name), launches))
     monkeypatch.setattr(blocks, "shared_memory", lambda _: SHARED[capability])

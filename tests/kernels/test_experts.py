@@ -109,8 +109,7 @@ def test_pointers_do_where_the_device_copies_no_tensors(spec, width, device, mon
     "change",
     [
         {"rows": 16, "columns": 32, "depth": 16, "group": 3},
-        {"before": True, "flatten": True},
-        {"before": True, "specialize": True, "warps": 4},
+        {"flatten": True, "warps": 4},
         {"rows": 32, "resident": 2, "flatten": False},
     ],
     ids=str,

@@ -1,8 +1,8 @@
 """The experts in Triton: what is around the grouped products happens inside them.
 
-The first product gathers its tokens as it loads them and applies the activation to what it accumulated. The backward of
-the second computes the activation again from gate and up, and gives its gradient, that of the routing weights and the
-weighted activation in one pass. Sums over a token's choices and over blocks are taken in a fixed order.
+The first product gathers its tokens as it loads them and applies the activation to what it accumulated. The backward
+spreads tokens over their rows once for two products, and computes the activation again from gate and up, in one pass
+with its gradient and that of the routing weights. Sums over a token's choices are taken in a fixed order.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from kernelkit.kernels.dtypes import as_in_a_product
 from kernelkit.kernels.lean_op import differentiable_op, lean_op
+from kernelkit.kernels.moe_experts.triton_activation_kernels import of_activation
 from kernelkit.kernels.moe_experts.triton_grouped_kernels import Grouped
-from kernelkit.kernels.moe_experts.triton_passes_kernels import combine, of_bias, of_routing
+from kernelkit.kernels.moe_experts.triton_passes_kernels import combine, of_bias, of_routing, spread
 from kernelkit.kernels.routing import route
 from kernelkit.kernels.swiglu_mlp.eager import ALPHA, LIMIT
 from kernelkit.kernels.triton_launch import empty_like
@@ -56,7 +57,7 @@ def _experts(
         return output, gate_up
     hidden, width = states.shape[1], gate_up.shape[1] // 2
     activated, rows = states.new_empty(len(order), width), states.new_empty(len(order), hidden)
-    grouped = Grouped(order, ends, index.shape[1], gate_up_proj, down_proj, clamp, buffer=rows)
+    grouped = Grouped(order, ends, index.shape[1], gate_up_proj, down_proj, clamp)
     grouped.up(states.contiguous(), _dense(gate_up_bias), gate_up, activated)
     grouped.down(activated, _dense(down_bias), rows)
     combine(rows, weights.contiguous(), index.contiguous(), back, len(ends), output)
@@ -95,11 +96,14 @@ def _gradients(
     gradient, states, weights, index = (each.contiguous() for each in (gradient, states, weights, index))
     of_gate_up, rows = empty_like(gate_up), states.new_empty(len(order), states.shape[1])
     activated = states.new_empty(len(order), gate_up.shape[1] // 2)
-    grouped = Grouped(order, ends, index.shape[1], gate_up_proj, down_proj, clamp, buffer=rows)
-    shares = grouped.down_backward(gradient, weights, gate_up, of_gate_up, activated)
+    grouped = Grouped(order, ends, index.shape[1], gate_up_proj, down_proj, clamp)
+    spread(gradient, back, rows)
+    grouped.of_activated(rows, activated)
+    shares = of_activation(activated, weights, gate_up, order, ends, of_gate_up, clamp)
     of_routing(gradient, _dense(down_bias), shares, index, back, len(ends), of_weights)
-    grouped.of_down(gradient, activated, of_down)
-    grouped.of_up(states, of_gate_up, of_up)
+    grouped.of_down(rows, activated, of_down)
+    spread(states, back, rows)
+    grouped.of_up(rows, of_gate_up, of_up)
     grouped.of_rows(of_gate_up, rows)
     combine(rows, None, index, back, len(ends), of_states)
     if clamp:

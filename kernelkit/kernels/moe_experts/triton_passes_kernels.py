@@ -1,4 +1,4 @@
-"""What the experts do in Triton apart from products: the order of their blocks, and sums in a fixed order."""
+"""What the experts do in Triton apart from products: order of blocks, rows of tokens, sums in a fixed order."""
 
 from __future__ import annotations
 
@@ -28,6 +28,15 @@ def _schedule(ends_ptr, blocks_ptr, experts, ROWS: tl.constexpr, EXPERTS: tl.con
 
 
 @triton.jit
+def _spread(values_ptr, back_ptr, rows_ptr, width, TOP_K: tl.constexpr, BLOCK: tl.constexpr):
+    token, columns = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    values = tl.load(values_ptr + token * width + columns, mask=columns < width)
+    for number in tl.static_range(TOP_K):
+        row = tl.load(back_ptr + token * TOP_K + number)
+        tl.store(rows_ptr + row * width + columns, values, columns < width)
+
+
+@triton.jit
 def _combine(
     rows_ptr, weights_ptr, index_ptr, back_ptr, output_ptr, experts, hidden,
     TOP_K: tl.constexpr, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr,
@@ -48,16 +57,15 @@ def _combine(
 
 @triton.jit
 def _of_routing(
-    gradient_ptr, bias_ptr, shares_ptr, index_ptr, back_ptr, output_ptr, experts, choices, top_k, hidden, shares,
-    BIASED: tl.constexpr, SHARES: tl.constexpr, CHOICES: tl.constexpr, BLOCK: tl.constexpr,
+    gradient_ptr, bias_ptr, shares_ptr, index_ptr, back_ptr, output_ptr, experts, choices, top_k, hidden,
+    BIASED: tl.constexpr, CHOICES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of a choice's weight: its blocks' shares, and the token's gradient times the expert's bias."""
+    """The gradient of a choice's weight: its row's share, and the token's gradient times the expert's bias."""
     choice = (tl.program_id(0) * CHOICES + tl.arange(0, CHOICES)).to(tl.int64)
     expert = tl.load(index_ptr + choice, mask=choice < choices, other=experts)
-    present, share = expert < experts, tl.arange(0, SHARES)
+    present = expert < experts
     row = tl.load(back_ptr + choice, mask=present, other=0)
-    some = present[:, None] & (share < shares)[None, :]
-    total = tl.sum(tl.load(shares_ptr + row[:, None] * shares + share[None, :], mask=some, other=0.0), 1)
+    total = tl.load(shares_ptr + row, mask=present, other=0.0)
     if BIASED:
         for start in range(0, hidden, BLOCK):
             at = (start + tl.arange(0, BLOCK))[None, :]
@@ -100,6 +108,16 @@ def schedule(ends: Tensor, choices: int, rows: int) -> Tensor:
     return blocks
 
 
+def spread(values: Tensor, back: Tensor, rows: Tensor) -> None:
+    """Write the values [T, H] of each token to its ``rows`` [T * K, H].
+
+    Each value is read once; a gather in the order of the rows would read those of a token at K distant times.
+    """
+    (tokens, width), block = values.shape, min(1024, power_of_two(values.shape[1]))
+    grid = tokens, blocks_of(block, width)
+    _spread[grid](values, back, rows, width, TOP_K=len(rows) // tokens, BLOCK=block, num_warps=4)
+
+
 def combine(rows: Tensor, weights: Tensor | None, index: Tensor, back: Tensor, experts: int, output: Tensor) -> None:
     """Write to ``output`` [T, H] the sum of the ``rows`` [T * K, H] of each token's choices, each times its weight."""
     (tokens, hidden), block = output.shape, min(1024, power_of_two(output.shape[1]))
@@ -112,13 +130,12 @@ def combine(rows: Tensor, weights: Tensor | None, index: Tensor, back: Tensor, e
 def of_routing(
     gradient: Tensor, bias: Tensor | None, shares: Tensor, index: Tensor, back: Tensor, experts: int, output: Tensor
 ) -> None:
-    """Write the gradient of the routing weights [T, K], from ``shares`` [T * K, blocks] of it and from the bias."""
-    choices, (hidden, count) = index.numel(), (gradient.shape[1], shares.shape[1])
+    """Write the gradient of the routing weights [T, K], from each row's share of it and from the bias."""
+    choices, hidden = index.numel(), gradient.shape[1]
     at_once = 128 if bias is None else 16
     _of_routing[(blocks_of(at_once, choices),)](
-        gradient, bias, shares, index, back, output, experts, choices, index.shape[1], hidden, count,
-        BIASED=bias is not None, SHARES=power_of_two(count), CHOICES=at_once, BLOCK=min(256, power_of_two(hidden)),
-        num_warps=4,
+        gradient, bias, shares, index, back, output, experts, choices, index.shape[1], hidden,
+        BIASED=bias is not None, CHOICES=at_once, BLOCK=min(256, power_of_two(hidden)), num_warps=4,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 A program takes tile after tile, in an order in which programs that run together share weights. ``blocks_ptr``, which
 ``triton_passes_kernels.schedule`` writes, says how many blocks of rows there are, and the expert and first row of each.
 With ``TMA``, which Hopper and later GPUs have, weights and rows that lie together are tensor descriptors, which the
-device copies by itself; rows that are GATHERED by token, and everything without it, are loaded through pointers.
+device copies by itself; rows that are gathered by token, and everything without it, are loaded through pointers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from triton.tools.ragged_tma import load_ragged
+
+from kernelkit.kernels.moe_experts.triton_activation_kernels import clamped, paired
 
 
 @triton.jit
@@ -71,27 +73,6 @@ def _right(
 
 
 @triton.jit
-def _clamp(gate, up, limit):
-    """As torch clamps: what is no number stays none."""
-    nan: tl.constexpr = tl.PropagateNan.ALL
-    up = tl.minimum(tl.maximum(up, -limit, propagate_nan=nan), limit, propagate_nan=nan)
-    return tl.minimum(gate, limit, propagate_nan=nan), up + 1.0
-
-
-@triton.jit
-def _pair(both, dtype: tl.constexpr):
-    """A gate and its up from the 32 bits that they take together: a quarter of the registers of two loads."""
-    gate, up = both.to(tl.int16), (both >> 16).to(tl.int16)
-    return gate.to(dtype, bitcast=True).to(tl.float32), up.to(dtype, bitcast=True).to(tl.float32)
-
-
-@triton.jit
-def _paired(gate, up):
-    low = gate.to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
-    return low | (up.to(tl.int16, bitcast=True).to(tl.int32) << 16)
-
-
-@triton.jit
 def _product(
     rows, at, first, weight, expert, column, width, length, step_expert, step_column, step,
     LEFT_TMA: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr, HALVES: tl.constexpr,
@@ -127,7 +108,7 @@ def _quarters(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 def up(
     states, weight, bias_ptr, tokens_ptr, blocks_ptr, ends_ptr, gate_up_ptr, activated_ptr,
     hidden, width, step_expert, step_column, step, alpha, limit, programs,
-    TURNED: tl.constexpr, GATHERED: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr,
+    TURNED: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr,
     GROUP: tl.constexpr, FLATTEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Gate and up of each row, half of the COLUMNS each, and the activation. TURNED: in turns, as gpt-oss has them."""
@@ -137,11 +118,10 @@ def up(
     for tile in tl.range(tl.program_id(0), blocks * wide, programs, flatten=FLATTEN):
         block, column_block = _place(tile, blocks, wide, GROUP)
         expert, first, rows, there = _rows_of(block, blocks_ptr, ends_ptr, ROWS)
-        at = tl.load(tokens_ptr + rows, mask=there, other=0) if GATHERED else rows
+        tokens = tl.load(tokens_ptr + rows, mask=there, other=0)
         both = _product(
-            states, tl.where(there, at, 0).to(tl.int64), first, weight, expert,
-            column_block * (COLUMNS if TURNED else half), 2 * width, hidden, step_expert, step_column, step,
-            TMA and not GATHERED, TMA, ALONG, not TURNED, ROWS, COLUMNS, DEPTH,
+            states, tokens, first, weight, expert, column_block * (COLUMNS if TURNED else half), 2 * width, hidden,
+            step_expert, step_column, step, False, TMA, ALONG, not TURNED, ROWS, COLUMNS, DEPTH,
         )  # fmt: skip
         columns = column_block * half + tl.arange(0, half)
         mask = there[:, None] & (columns < width)[None, :]
@@ -151,8 +131,8 @@ def up(
             bias = tl.load(bias_ptr + expert * 2 * width + two, mask=two < 2 * width, other=0.0)
             gate, up = tl.split(tl.reshape(both + bias.to(tl.float32)[None, :], (ROWS, half, 2)))
             pairs = gate_up_ptr.to(tl.pointer_type(tl.int32)) + rows * width + columns[None, :]
-            tl.store(pairs, _paired(gate.to(dtype), up.to(dtype)), mask)
-            gate, up = _clamp(gate, up, limit)
+            tl.store(pairs, paired(gate.to(dtype), up.to(dtype)), mask)
+            gate, up = clamped(gate, up, limit)
             activated = up * gate * tl.sigmoid(gate * alpha)
         else:
             gate, up = _halves(both, ROWS, COLUMNS)
@@ -163,20 +143,13 @@ def up(
 
 
 @triton.jit
-def _store(
-    output_ptr, tile, there, columns, width, WHOLE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-):  # fmt: skip
+def _store(output_ptr, tile, there, columns, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Store ``tile`` at [ROWS, 1] pointers, from the column ``columns`` on; in parts, which share one buffer."""
-    if WHOLE:
-        across = columns + tl.arange(0, COLUMNS)
+    parts = _quarters(tile, ROWS, COLUMNS)
+    for part in tl.static_range(4):
+        across = columns + part * (COLUMNS // 4) + tl.arange(0, COLUMNS // 4)
         mask = there[:, None] & (across < width)[None, :]
-        tl.store(output_ptr + across[None, :], tile.to(output_ptr.dtype.element_ty), mask)
-    else:
-        parts = _quarters(tile, ROWS, COLUMNS)
-        for part in tl.static_range(4):
-            across = columns + part * (COLUMNS // 4) + tl.arange(0, COLUMNS // 4)
-            mask = there[:, None] & (across < width)[None, :]
-            tl.store(output_ptr + across[None, :], parts[part].to(output_ptr.dtype.element_ty), mask)
+        tl.store(output_ptr + across[None, :], parts[part].to(output_ptr.dtype.element_ty), mask)
 
 
 @triton.jit
@@ -184,12 +157,11 @@ def down(
     left, weight, bias_ptr, blocks_ptr, ends_ptr, output_ptr,
     length, width, step_expert, step_column, step, programs,
     BIASED: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr,
-    GROUP: tl.constexpr, FLATTEN: tl.constexpr, SPECIALIZE: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    GROUP: tl.constexpr, FLATTEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """The product of each row [length] with its expert's weight to [width], and its bias."""
     blocks, wide = tl.load(blocks_ptr), tl.cdiv(width, COLUMNS)
-    for tile in tl.range(tl.program_id(0), blocks * wide, programs, flatten=FLATTEN, warp_specialize=SPECIALIZE):
+    for tile in tl.range(tl.program_id(0), blocks * wide, programs, flatten=FLATTEN):
         block, column_block = _place(tile, blocks, wide, GROUP)
         expert, first, rows, there = _rows_of(block, blocks_ptr, ends_ptr, ROWS)
         total = _product(
@@ -201,118 +173,42 @@ def down(
             bias = tl.load(bias_ptr + expert * width + columns, mask=columns < width, other=0.0)
             total += bias.to(tl.float32)[None, :]
         output = output_ptr + rows.to(tl.int64)[:, None] * width
-        _store(output, total, there, column_block * COLUMNS, width, SPECIALIZE, ROWS, COLUMNS)
-
-
-@triton.jit
-def _gate_backward(
-    of_activated, routed, rows, there, columns, gate_up_ptr, of_gate_up_ptr, activated_ptr, width, alpha, limit,
-    TURNED: tl.constexpr,
-):  # fmt: skip
-    """Store what follows from some columns of the activation's gradient; return their share of the weights'."""
-    dtype: tl.constexpr = activated_ptr.dtype.element_ty
-    mask = there[:, None] & (columns < width)[None, :]
-    rows = rows.to(tl.int64)[:, None]
-    at = rows * width + columns[None, :]
-    if TURNED:
-        gate, up = _pair(tl.load(gate_up_ptr.to(tl.pointer_type(tl.int32)) + at, mask=mask, other=0), dtype)
-        free_gate, free_up = gate, up
-        gate, up = _clamp(gate, up, limit)
-        share = tl.sigmoid(gate * alpha)
-        slope = share * (1.0 + alpha * gate * (1.0 - share))
-    else:
-        both = rows * (2 * width) + columns[None, :]
-        gate = tl.load(gate_up_ptr + both, mask=mask, other=0.0).to(tl.float32)
-        up = tl.load(gate_up_ptr + both + width, mask=mask, other=0.0).to(tl.float32)
-        share = tl.sigmoid(gate)
-        slope = share * (1.0 + gate * (1.0 - share))
-    activated = up * gate * share
-    tl.store(activated_ptr + at, (activated * routed[:, None]).to(dtype), mask)
-    of_routed = of_activated * routed[:, None]
-    of_gate, of_up = of_routed * up * slope, of_routed * gate * share
-    if TURNED:
-        of_gate = tl.where(free_gate > limit, 0.0, of_gate)
-        of_up = tl.where((free_up > limit) | (free_up < -limit), 0.0, of_up)
-        tl.store(of_gate_up_ptr.to(tl.pointer_type(tl.int32)) + at, _paired(of_gate.to(dtype), of_up.to(dtype)), mask)
-    else:
-        tl.store(of_gate_up_ptr + both, of_gate.to(dtype), mask)
-        tl.store(of_gate_up_ptr + both + width, of_up.to(dtype), mask)
-    return tl.sum(of_activated * activated, 1)
-
-
-@triton.jit
-def down_backward(
-    gradient, weight, weights_ptr, gate_up_ptr, order_ptr, tokens_ptr, blocks_ptr, ends_ptr,
-    of_gate_up_ptr, activated_ptr, shares_ptr,
-    hidden, width, step_expert, step_column, step, alpha, limit, programs,
-    TURNED: tl.constexpr, GATHERED: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr,
-    GROUP: tl.constexpr, FLATTEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
-):  # fmt: skip
-    """The gradient of gate and up, the weighted activation, and each block's share of the routing weights' gradient."""
-    blocks, wide = tl.load(blocks_ptr), tl.cdiv(width, COLUMNS)
-    for tile in tl.range(tl.program_id(0), blocks * wide, programs, flatten=FLATTEN):
-        block, column_block = _place(tile, blocks, wide, GROUP)
-        expert, first, rows, there = _rows_of(block, blocks_ptr, ends_ptr, ROWS)
-        at = tl.load(tokens_ptr + rows, mask=there, other=0) if GATHERED else rows
-        of_activated = _product(
-            gradient, tl.where(there, at, 0).to(tl.int64), first, weight, expert, column_block * COLUMNS, width, hidden,
-            step_expert, step_column, step, TMA and not GATHERED, TMA, ALONG, False, ROWS, COLUMNS, DEPTH,
-        )  # fmt: skip
-        choices = tl.load(order_ptr + rows, mask=there, other=0)
-        routed = tl.load(weights_ptr + choices, mask=there, other=0.0).to(tl.float32)
-        share = tl.zeros((ROWS,), tl.float32)
-        # An eighth at a time, so that the rest of what it takes does not have to be in registers too.
-        halves = _halves(of_activated, ROWS, COLUMNS)
-        for half in tl.static_range(2):
-            parts = _quarters(halves[half], ROWS, COLUMNS // 2)
-            for part in tl.static_range(4):
-                columns = column_block * COLUMNS + (4 * half + part) * (COLUMNS // 8) + tl.arange(0, COLUMNS // 8)
-                share += _gate_backward(
-                    parts[part], routed, rows, there, columns, gate_up_ptr, of_gate_up_ptr,
-                    activated_ptr, width, alpha, limit, TURNED,
-                )  # fmt: skip
-        tl.store(shares_ptr + rows * wide + column_block, share, there)
+        _store(output, total, there, column_block * COLUMNS, width, ROWS, COLUMNS)
 
 
 @triton.jit
 def _of_expert(
-    rows, tokens_ptr, begin, end, start, column, width,
-    GATHERED: tl.constexpr, TMA: tl.constexpr, DEPTH: tl.constexpr, COLUMNS: tl.constexpr,
+    rows, begin, end, start, column, width, TMA: tl.constexpr, DEPTH: tl.constexpr, COLUMNS: tl.constexpr
 ):  # fmt: skip
     """[DEPTH, COLUMNS] from the row ``start`` on, zero from ``end`` on: what lies there may be no number."""
-    if TMA and not GATHERED:
+    if TMA:
         tile = load_ragged(rows, begin, end - begin, [start - begin, column])
     else:
-        at = start + tl.arange(0, DEPTH)
-        there = at < end
-        if GATHERED:
-            at = tl.load(tokens_ptr + at, mask=there, other=0)
-        columns = column + tl.arange(0, COLUMNS)
-        mask = there[:, None] & (columns < width)[None, :]
+        at, columns = start + tl.arange(0, DEPTH), column + tl.arange(0, COLUMNS)
+        mask = (at < end)[:, None] & (columns < width)[None, :]
         tile = tl.load(rows + at.to(tl.int64)[:, None] * width + columns[None, :], mask=mask, other=0.0)
     return tile
 
 
 @triton.jit
 def of_weight(
-    left, right, tokens_ptr, ends_ptr, output_ptr, experts, height, width, programs,
-    LEFT_GATHERED: tl.constexpr, RIGHT_GATHERED: tl.constexpr, TMA: tl.constexpr, SPECIALIZE: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    left, right, ends_ptr, output_ptr, experts, height, width, programs,
+    TMA: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """[experts, height, width]: the sum over an expert's rows of left [height] times right [width].
 
     Experts' rows differ in number, so that Triton cannot load for the next tile while one is stored.
     """
     high, each = tl.cdiv(height, ROWS), tl.cdiv(height, ROWS) * tl.cdiv(width, COLUMNS)
-    for tile in tl.range(tl.program_id(0), experts * each, programs, warp_specialize=SPECIALIZE):
+    for tile in range(tl.program_id(0), experts * each, programs):
         expert, within = tile // each, tile % each
         row, column = (within % high) * ROWS, (within // high) * COLUMNS
         begin, end = tl.load(ends_ptr + expert - 1, mask=expert > 0, other=0), tl.load(ends_ptr + expert)
         total = tl.zeros((ROWS, COLUMNS), tl.float32)
         for start in range(begin, end, DEPTH):
-            a = _of_expert(left, tokens_ptr, begin, end, start, row, height, LEFT_GATHERED, TMA, DEPTH, ROWS)
-            b = _of_expert(right, tokens_ptr, begin, end, start, column, width, RIGHT_GATHERED, TMA, DEPTH, COLUMNS)
+            a = _of_expert(left, begin, end, start, row, height, TMA, DEPTH, ROWS)
+            b = _of_expert(right, begin, end, start, column, width, TMA, DEPTH, COLUMNS)
             total = tl.dot(a.T, b, total, input_precision="ieee")
         rows = row + tl.arange(0, ROWS)
         output = output_ptr + (expert.to(tl.int64) * height + rows)[:, None] * width
-        _store(output, total, rows < height, column, width, SPECIALIZE, ROWS, COLUMNS)
+        _store(output, total, rows < height, column, width, ROWS, COLUMNS)
