@@ -85,17 +85,24 @@ class HeadGradients:
         self.of_hidden, self.of_weight, self.of_bias = of_hidden.zero_(), of_weight, of_bias.zero_()
         self.unwritten = True
 
-    def add(self, gradient: Tensor, rows: Tensor, positions: Tensor) -> None:
-        """Add those of the ``rows`` [N, H] at ``positions`` [N], from the gradient of their product [N, V]."""
+    def add(self, gradient: Tensor, rows: Tensor, positions: Tensor, factors: Tensor | None = None) -> None:
+        """Add those of the ``rows`` [N, H] at ``positions`` [N], from the gradient of their product [N, V].
+
+        Where there are ``factors`` [N], that is ``factors[:, None] * gradient``.
+        """
         if rows.shape[0] == 0:
             return
         if self.wanted[0]:
-            self.of_hidden[positions] = mm(gradient, self.head.weight)
+            of_rows = mm(gradient, self.head.weight)
+            self.of_hidden[positions] = of_rows if factors is None else of_rows.mul_(factors[:, None])
         if self.wanted[1]:
-            add_mm_(self.of_weight, gradient.t(), rows, unwritten=self.unwritten)
+            scaled = rows if factors is None else (rows * factors[:, None]).to(rows.dtype)
+            add_mm_(self.of_weight, gradient.t(), scaled, unwritten=self.unwritten)
             self.unwritten = False
-        if self.wanted[2]:
+        if self.wanted[2] and factors is None:
             self.of_bias += gradient.sum(0, dtype=self.of_bias.dtype)
+        elif self.wanted[2]:
+            self.of_bias += (gradient * factors[:, None]).sum(0)  # type: ignore[index]  # not None here
 
     def finish(self) -> None:
         """Write what no chunk has written."""

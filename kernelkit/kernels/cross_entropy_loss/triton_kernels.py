@@ -24,6 +24,7 @@ from kernelkit.kernels.chunked_head import (
     parts,
 )
 from kernelkit.kernels.cross_entropy_loss.eager import project
+from kernelkit.kernels.cross_entropy_loss.triton_exponential_kernels import is_possible, write_exponentials
 from kernelkit.kernels.custom_op import custom_op
 from kernelkit.kernels.dtypes import without_autocast
 from kernelkit.kernels.head import Head
@@ -231,11 +232,14 @@ def _sum(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The sum over the labels [T] that count, and its gradients for rows [T, H], weight and bias, where ``wanted``."""
     total, of_rows, of_weight, of_bias = _empty_output(rows, weight, wanted)
-    head = Head(weight, bias, softcap, logit_scale).ready()
+    head = Head(weight, bias, softcap, logit_scale)
+    exponential = is_possible(rows, weight)
+    if not exponential:
+        head = head.ready()
     gradients = HeadGradients(head, of_rows, of_weight, of_bias, wanted)
     chunks = list(counting_chunks(labels, ignore_index, chunk_size))
     size, vocabulary = chunks[0].shape[0], weight.shape[0]
-    product = buffer(rows, part_size(size), vocabulary, total.dtype)
+    product = None if exponential else buffer(rows, part_size(size), vocabulary, total.dtype)
     gradient = buffer(rows, size, vocabulary, head.weight.dtype) if any(wanted) else None
     count = sum(positions.shape[0] for positions in chunks)
     losses, arrived = total.new_empty(count), labels.new_zeros(count, dtype=torch.int32)
@@ -243,21 +247,27 @@ def _sum(
     # A custom operator hides nothing from autocast, which would round what is multiplied here to sixteen bits.
     with without_autocast(labels):
         for positions in chunks:
-            some_rows, targets = rows[positions], labels[positions]
-            for some in parts(positions.shape[0]):
-                size = some.stop - some.start
-                _losses(
-                    head,
-                    mm(some_rows[some], head.weight.t(), product[:size]),
-                    targets[some],
-                    None if gradient is None else gradient[some],
-                    losses[done : done + size],
-                    arrived[done : done + size],
-                    z_loss_coef,
-                )
-                done += size
-            if gradient is not None:
-                gradients.add(gradient[: positions.shape[0]], some_rows, positions)
+            some_rows, targets, size = rows[positions], labels[positions], positions.shape[0]
+            of_chunk = None if gradient is None else gradient[:size]
+            factors = None
+            if product is None and size > 0:
+                of_losses = losses[done : done + size]
+                factors = write_exponentials(head, some_rows, targets, of_chunk, of_losses, z_loss_coef)
+            else:
+                for some in parts(size):
+                    here = slice(done + some.start, done + some.stop)
+                    _losses(
+                        head,
+                        mm(some_rows[some], head.weight.t(), product[: some.stop - some.start]),
+                        targets[some],
+                        None if of_chunk is None else of_chunk[some],
+                        losses[here],
+                        arrived[here],
+                        z_loss_coef,
+                    )
+            done += size
+            if of_chunk is not None:
+                gradients.add(of_chunk, some_rows, positions, factors)
     gradients.finish()
     torch.sum(losses, 0, out=total)
     return total, of_rows, of_weight, of_bias

@@ -1,0 +1,252 @@
+"""The cross-entropy of a head in bfloat16 whose product leaves exponentials behind, and never logits.
+
+Relative to the logit of the row's own label, e^(z - z_label) hardly ever leaves the range of bfloat16, and in it loses
+no more than its gradient would. The softmax's normaliser is then a factor of the row, which the products that follow
+take into their float32 results: the gradient of a row's logits is that factor times its exponentials, and at the label
+times what the others sum up to, negative. So the vocabulary is gone through once, inside the product. Rows whose label
+is so improbable that an exponential would leave the range are computed again, relative to their largest logit.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from kernelkit.kernels.head import Head
+from kernelkit.kernels.triton_head import LOG2_E, LOWEST, NATIVE, tanh
+from kernelkit.kernels.triton_launch import blocks_of, power_of_two, processors
+
+FARTHEST = 60.0
+"""How far a logit may be above the label's: e^60 times any vocabulary is far inside bfloat16, and so is its inverse."""
+
+ROWS, COLUMNS, DEPTH = 128, 256, 64
+OPTIONS = {"num_warps": 8, "num_stages": 3}
+"""The tile of a program, and how it is compiled."""
+
+SMALL = (32, 64, 32)
+"""The tile in the interpreter, so that small shapes have several."""
+
+
+def is_possible(rows: Tensor, weight: Tensor) -> bool:
+    """Whether this device has the instructions, and these tensors the layout, for the product's loads."""
+    if rows.shape[0] == 0 or rows.dtype != torch.bfloat16 or weight.dtype != torch.bfloat16 or weight.stride(1) != 1:
+        return False
+    if rows.shape[1] % 8 or weight.stride(0) % 8 or weight.data_ptr() % 16:
+        return False
+    if not rows.is_cuda:
+        return not NATIVE.value
+    return torch.version.hip is None and bool(torch.cuda.get_device_capability(rows.device) >= (9, 0))
+
+
+def write_exponentials(
+    head: Head, rows: Tensor, labels: Tensor, exponentials: Tensor | None, losses: Tensor, z_loss_coef: float
+) -> Tensor:
+    """Write the losses [N] of ``rows`` [N, H] and, unless None, the ``exponentials`` [N, V], bfloat16.
+
+    Returns:
+        Factors [N]: ``factors[:, None] * exponentials`` is the gradient of the head's product.
+    """
+    number, vocabulary = rows.shape[0], head.weight.shape[0]
+    tile = (ROWS, COLUMNS, DEPTH) if rows.is_cuda else SMALL
+    columns = blocks_of(tile[1], vocabulary)
+    programs = min(processors(rows), blocks_of(tile[0], number) * columns)
+    of_label, base, factors = losses.new_empty(3, number)
+    maxima, sums = losses.new_empty(2, columns, number)
+    again = labels.new_zeros((), dtype=torch.int32)
+    scale, cap = head.logit_scale, head.softcap or 1.0
+    form = {"BIASED": head.bias is not None, "CAPPED": head.softcap is not None}
+    _label_logits[(number,)](
+        *(rows, head.weight, head.bias, labels, of_label, base, vocabulary, rows.shape[1], head.weight.stride(0)),
+        *(scale, cap),
+        BLOCK=min(1024, power_of_two(rows.shape[1])),
+        **form,
+    )
+    loads = [
+        TensorDescriptor.from_tensor(each, [size, tile[2]])
+        for each, size in zip((rows, head.weight), tile, strict=False)
+    ]
+    stores = loads[0] if exponentials is None else _halves(exponentials, tile)
+    form["STORED"] = exponentials is not None
+    for second in (False, True):
+        _tiles[(programs,)](
+            *(
+                *loads,
+                stores,
+                head.bias,
+                labels,
+                base,
+                again,
+                maxima,
+                sums,
+                number,
+                vocabulary,
+                rows.shape[1],
+                scale,
+                cap,
+            ),
+            **form,
+            SECOND=second,
+            **dict(zip(("ROWS", "COLUMNS", "DEPTH"), tile, strict=True)),
+            PROGRAMS=programs,
+            **OPTIONS,
+        )
+        _rows[(blocks_of(16, number),)](
+            *(labels, of_label, base, again, maxima, sums, losses, factors),
+            *((losses, 0) if exponentials is None else (exponentials, exponentials.stride(0))),
+            *(number, vocabulary, columns, FARTHEST, scale, cap, z_loss_coef),
+            CAPPED=form["CAPPED"],
+            STORED=form["STORED"],
+            SQUARED=z_loss_coef != 0.0,
+            SECOND=second,
+            ROWS=16,
+            BLOCK=64,
+        )
+    return factors
+
+
+def _halves(exponentials: Tensor, tile: tuple[int, int, int]) -> TensorDescriptor:
+    """A tile is stored in two halves, for which there is shared memory beside what is being loaded."""
+    return TensorDescriptor(exponentials, [*exponentials.shape], [*exponentials.stride()], [tile[0], tile[1] // 2])
+
+
+@triton.jit
+def _label_logits(
+    rows, weight, bias, labels, of_label, base, vocabulary, length, stride, scale, cap,
+    BIASED: tl.constexpr, CAPPED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The logit of each row's label; nan for a label that is no token, of which nothing is read."""
+    row = tl.program_id(0).to(tl.int64)
+    label = tl.load(labels + row)
+    inside = (label >= 0) & (label < vocabulary)
+    label = tl.where(inside, label, 0)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, length, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        left = tl.load(rows + row * length + at, mask=at < length, other=0.0).to(tl.float32)
+        total += left * tl.load(weight + label * stride + at, mask=at < length, other=0.0).to(tl.float32)
+    logit = tl.sum(total, axis=0)
+    if BIASED:
+        logit += tl.load(bias + label).to(tl.float32)
+    logit = logit * scale
+    if CAPPED:
+        logit = tanh(logit / cap) * cap
+    tl.store(of_label + row, tl.where(inside, logit, float("nan")))
+    tl.store(base + row, tl.where(inside, logit, 0.0))
+
+
+@triton.jit
+def _tiles(
+    rows, weight, exponentials, bias, labels, base, again, maxima, sums, number, vocabulary, length, scale, cap,
+    BIASED: tl.constexpr, CAPPED: tl.constexpr, STORED: tl.constexpr, SECOND: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PROGRAMS: tl.constexpr,
+):  # fmt: skip
+    """The product by tiles, those of a block of the weight one after the other, and what becomes of each half tile.
+
+    ``maxima`` and ``sums`` [tiles of a row, N] are of the logits, and of the exponentials but the label's.
+    """
+    if SECOND:
+        if tl.load(again) == 0:
+            return
+    blocks = tl.cdiv(number, ROWS)
+    HALF: tl.constexpr = COLUMNS // 2
+    for tile in tl.range(tl.program_id(0), blocks * tl.cdiv(vocabulary, COLUMNS), PROGRAMS, flatten=True):
+        first = (tile % blocks) * ROWS
+        column = (tile // blocks) * COLUMNS
+        product = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for start in range(0, length, DEPTH):
+            left, right = rows.load([first, start]), weight.load([column, start])
+            if not NATIVE:  # the interpreter would multiply the bits of bfloat16 as numbers
+                left, right = left.to(tl.float32), right.to(tl.float32)
+            product = tl.dot(left, right.T, product)
+        row = first + tl.arange(0, ROWS)
+        there = row < number
+        label = tl.load(labels + row, mask=there, other=-1)
+        zero = tl.load(base + row, mask=there, other=0.0)
+        low, high = tl.split(tl.permute(tl.reshape(product, (ROWS, 2, HALF)), (0, 2, 1)))
+        maximum, total = _half(
+            low, exponentials, bias, first, column, label, zero, vocabulary, scale, cap, BIASED, CAPPED, STORED, HALF
+        )
+        column += HALF
+        other, more = _half(
+            high, exponentials, bias, first, column, label, zero, vocabulary, scale, cap, BIASED, CAPPED, STORED, HALF
+        )
+        at = (tile // blocks).to(tl.int64) * number + row
+        tl.store(maxima + at, tl.maximum(maximum, other), mask=there)
+        tl.store(sums + at, total + more, mask=there)
+
+
+@triton.jit
+def _half(
+    product, exponentials, bias, first, column, label, zero, vocabulary, scale, cap,
+    BIASED: tl.constexpr, CAPPED: tl.constexpr, STORED: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    columns = column + tl.arange(0, HALF)
+    inside = (columns < vocabulary)[None, :]
+    logits = product
+    if BIASED:
+        logits += tl.load(bias + columns, mask=columns < vocabulary, other=0.0).to(tl.float32)[None, :]
+    logits = logits * scale
+    if CAPPED:
+        logits = tanh(logits / cap) * cap
+    logits = tl.where(inside, logits, float("-inf"))
+    powers = tl.exp2((logits - zero[:, None]) * LOG2_E)
+    maximum = tl.max(logits, axis=1)
+    total = tl.sum(tl.where(columns[None, :] == label[:, None], 0.0, powers), axis=1)
+    if STORED:
+        if CAPPED:
+            slope = logits / cap
+            powers = tl.where(inside, powers * (1.0 - slope * slope), 0.0)
+        exponentials.store([first, column], powers.to(tl.bfloat16))
+    return maximum, total
+
+
+@triton.jit
+def _rows(
+    labels, of_label, base, again, maxima, sums, losses, factors, exponentials, stride,
+    number, vocabulary, tiles, farthest, scale, cap, z_loss_coef,
+    CAPPED: tl.constexpr, STORED: tl.constexpr, SQUARED: tl.constexpr, SECOND: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """After the first time, which rows need another base; after the second, losses, factors, and the label's entry."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    there = row < number
+    maximum = tl.full((ROWS,), LOWEST, tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    for start in range(0, tiles, BLOCK):
+        tile = start + tl.arange(0, BLOCK)
+        at = tile.to(tl.int64)[:, None] * number + row[None, :]
+        mask = (tile < tiles)[:, None] & there[None, :]
+        maximum = tl.maximum(maximum, tl.max(tl.load(maxima + at, mask=mask, other=LOWEST), axis=0))
+        total += tl.sum(tl.load(sums + at, mask=mask, other=0.0), axis=0)
+    zero = tl.load(base + row, mask=there, other=0.0)
+    if not SECOND:
+        far = there & (maximum - zero > farthest)
+        tl.store(base + row, maximum, mask=far)
+        tl.atomic_max(again, tl.max(far.to(tl.int32), axis=0))
+    else:
+        logit = tl.load(of_label + row, mask=there, other=0.0)
+        own = tl.exp2((logit - zero) * LOG2_E)
+        whole = total + own
+        normaliser = tl.log(whole) + zero
+        loss = normaliser - logit
+        of_label_entry = -total
+        factor = scale / whole
+        if SQUARED:
+            loss += z_loss_coef * normaliser * normaliser
+            share = 1.0 + 2.0 * z_loss_coef * normaliser
+            # Where it vanishes the other entries do, and the label's is to be what is left.
+            share = tl.where(tl.abs(share) < 1e-4, 1e-4, share)
+            of_label_entry = (own * (share - 1.0) - total) / share
+            factor *= share
+        tl.store(losses + row, loss, mask=there)
+        tl.store(factors + row, factor, mask=there)
+        if STORED:
+            if CAPPED:
+                slope = logit / cap
+                of_label_entry *= 1.0 - slope * slope
+            label = tl.load(labels + row, mask=there, other=-1)
+            inside = there & (label >= 0) & (label < vocabulary)
+            tl.store(exponentials + row.to(tl.int64) * stride + label, of_label_entry.to(tl.bfloat16), mask=inside)
