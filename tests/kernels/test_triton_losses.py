@@ -86,6 +86,19 @@ def test_a_label_that_is_no_token_makes_the_loss_nan_and_reads_nothing(loss, lab
 
 @each_device
 @cross_entropy
+@pytest.mark.parametrize("magnitude", [1.0, 100.0], ids=["labels near the best", "labels far from it"])
+def test_exponentials_in_bfloat16_are_as_good_as_eagers_logits(loss, magnitude, device):
+    generator = torch.Generator(device).manual_seed(0)
+    states = magnitude * torch.randn(70, 32, generator=generator, device=device)
+    weight = torch.randn(200, 32, generator=generator, device=device)
+    labels = torch.randint(200, (70,), generator=generator, device=device)
+    labels[::5] = -100
+    arguments = {"hidden_states": states.bfloat16(), "weight": weight.bfloat16(), "labels": labels, "z_loss_coef": 1e-4}
+    assert_as_good_as_eager(loss[0], loss[1], Call(default_registry().op("cross_entropy_loss"), arguments))
+
+
+@each_device
+@cross_entropy
 def test_ignored_tokens_may_outnumber_a_chunk(loss, device):
     spec = loss[1]
     kernel = spec.build(ChunkOptions(chunk_size=3))

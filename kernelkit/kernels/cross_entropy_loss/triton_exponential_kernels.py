@@ -32,7 +32,7 @@ SMALL = (32, 64, 32)
 
 def is_possible(rows: Tensor, weight: Tensor) -> bool:
     """Whether this device has the instructions, and these tensors the layout, for the product's loads."""
-    if rows.shape[0] == 0 or rows.dtype != torch.bfloat16 or weight.dtype != torch.bfloat16 or weight.stride(1) != 1:
+    if rows.dtype != torch.bfloat16 or weight.dtype != torch.bfloat16 or weight.stride(1) != 1:
         return False
     if rows.shape[1] % 8 or weight.stride(0) % 8 or weight.data_ptr() % 16:
         return False
@@ -50,11 +50,13 @@ def write_exponentials(
         Factors [N]: ``factors[:, None] * exponentials`` is the gradient of the head's product.
     """
     number, vocabulary = rows.shape[0], head.weight.shape[0]
+    if number == 0:
+        return losses
     tile = (ROWS, COLUMNS, DEPTH) if rows.is_cuda else SMALL
     columns = blocks_of(tile[1], vocabulary)
     programs = min(processors(rows), blocks_of(tile[0], number) * columns)
-    of_label, base, factors = losses.new_empty(3, number)
-    maxima, sums = losses.new_empty(2, columns, number)
+    of_label, base, factors = losses.new_empty(3, number).unbind()
+    maxima, sums = losses.new_empty(2, columns, number).unbind()
     again = labels.new_zeros((), dtype=torch.int32)
     scale, cap = head.logit_scale, head.softcap or 1.0
     form = {"BIASED": head.bias is not None, "CAPPED": head.softcap is not None}

@@ -1,7 +1,8 @@
 """Language-model head and cross-entropy by chunks of tokens in Triton, with the gradients computed in the forward.
 
 Products are cuBLAS's, of sixteen bits to float32. What is elementwise is one kernel, whose programs share the rows:
-they read the logits once, exchange the softmax's statistics, and write the gradient in the dtype of the head.
+they read the logits once, exchange the softmax's statistics, and write the gradient in the dtype of the head. In
+bfloat16 on Hopper there is no such kernel and there are no logits: see ``triton_exponential_kernels``.
 """
 
 from __future__ import annotations
@@ -203,6 +204,23 @@ def _losses(
         )
 
 
+def _by_parts(
+    head: Head,
+    rows: Tensor,
+    labels: Tensor,
+    product: Tensor,
+    gradient: Tensor | None,
+    losses: Tensor,
+    arrived: Tensor,
+    z_loss_coef: float,
+) -> None:
+    """The same for ``rows`` [N, H], whose product is computed in parts, one after the other in ``product``."""
+    for some in parts(rows.shape[0]):
+        of_part = mm(rows[some], head.weight.t(), product[: some.stop - some.start])
+        of_logits = None if gradient is None else gradient[some]
+        _losses(head, of_part, labels[some], of_logits, losses[some], arrived[some], z_loss_coef)
+
+
 def _empty_output(rows: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = torch.promote_types(rows.dtype, torch.float32)
     shapes = (rows.shape, weight.shape, weight.shape[:1])
@@ -249,22 +267,11 @@ def _sum(
         for positions in chunks:
             some_rows, targets, size = rows[positions], labels[positions], positions.shape[0]
             of_chunk = None if gradient is None else gradient[:size]
-            factors = None
-            if product is None and size > 0:
-                of_losses = losses[done : done + size]
-                factors = write_exponentials(head, some_rows, targets, of_chunk, of_losses, z_loss_coef)
+            here, factors = slice(done, done + size), None
+            if product is None:
+                factors = write_exponentials(head, some_rows, targets, of_chunk, losses[here], z_loss_coef)
             else:
-                for some in parts(size):
-                    here = slice(done + some.start, done + some.stop)
-                    _losses(
-                        head,
-                        mm(some_rows[some], head.weight.t(), product[: some.stop - some.start]),
-                        targets[some],
-                        None if of_chunk is None else of_chunk[some],
-                        losses[here],
-                        arrived[here],
-                        z_loss_coef,
-                    )
+                _by_parts(head, some_rows, targets, product, of_chunk, losses[here], arrived[here], z_loss_coef)
             done += size
             if of_chunk is not None:
                 gradients.add(of_chunk, some_rows, positions, factors)
