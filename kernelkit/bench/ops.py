@@ -6,7 +6,7 @@ import functools
 import gc
 import inspect
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,7 @@ def cases(
 
 
 def measure_all(
-    wanted: Iterator[Case], run: Run, floor: Floor, device: torch.device, dtype: torch.dtype, limit: float = LIMIT
+    wanted: Iterable[Case], run: Run, floor: Floor, device: torch.device, dtype: torch.dtype, limit: float = LIMIT
 ) -> Iterator[Record]:
     """A record for each case and pass; one with an error for each that fails or takes more than ``limit`` seconds."""
     for case in wanted:

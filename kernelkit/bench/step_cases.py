@@ -23,7 +23,6 @@ DISTILLED: Models = "qwen3-1.7b to 0.6b"
 LIGER_PRESET = {"preset": "liger", "moe_experts": "torch", "allow_unused": True}
 
 EAGER, FUSED = {"preset": "eager"}, {"preset": "triton", "distillation_loss": "triton"}
-CUDNN = {"attention": {"impl": "sdpa", "backend": "cudnn"}}
 
 
 @dataclass(frozen=True)
@@ -61,12 +60,6 @@ DISTILLATIONS = (
     StepCase("both triton", ops=FUSED, teacher={"preset": "triton"}),
     StepCase("both compiled", ops={"distillation_loss": "chunked"}, teacher={}, compiled=True),
     StepCase("both compiled, loss triton", ops={"distillation_loss": "triton"}, teacher={}, compiled=True),
-    StepCase(
-        "both compiled, loss triton, attention cudnn",
-        ops={**CUDNN, "distillation_loss": "triton"},
-        teacher=CUDNN,
-        compiled=True,
-    ),
     StepCase("teacher compiled, student triton compiled", ops=FUSED, teacher={}, compiled=True),
     StepCase("both triton, compiled", ops=FUSED, teacher={"preset": "triton"}, compiled=True),
 )

@@ -138,10 +138,12 @@ def _ops(
     from kernelkit.registry import default_registry
 
     device, dtype = torch.device(hardware.device_type), torch.bfloat16
-    floor = Floor.measure(device, dtype)
-    typer.echo(f"Copy {floor.bytes_per_second / 1e12:.3g} TB/s, product {floor.flops_per_second / 1e12:.3g} TFLOP/s\n")
-    wanted = cases(default_registry(), hardware, dtype, ops=ops or (), impls=impls or (), all_variants=all_variants)
-    yield from measure_all(wanted, run, floor, device, dtype, limit or LIMIT)
+    some = cases(default_registry(), hardware, dtype, ops=ops or (), impls=impls or (), all_variants=all_variants)
+    if wanted := [*some]:
+        floor = Floor.measure(device, dtype)
+        rates = f"Copy {floor.bytes_per_second / 1e12:.3g} TB/s, product {floor.flops_per_second / 1e12:.3g} TFLOP/s"
+        typer.echo(f"{rates}\n")
+        yield from measure_all(wanted, run, floor, device, dtype, limit or LIMIT)
 
 
 def _steps(

@@ -32,5 +32,4 @@ QUACK: dict[str, Any] = {
     # What we call of quack changes from one version to the next; with these versions of its compiler it loads.
     "packages": ("quack-kernels==0.6.5", "nvidia-cutlass-dsl>=4.7.1,<4.9"),
     "dtypes": FLOATS,
-    "tested": False,
 }

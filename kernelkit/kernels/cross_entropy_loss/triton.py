@@ -13,7 +13,7 @@ SPECS = (
         name="triton",
         factory=f"{__name__}_kernels:cross_entropy_loss",
         options=ChunkOptions,
-        description="Logits in float32 by chunks of tokens, none of ignored ones, and gradients in the forward.",
+        description="Logits in float32 by chunks of tokens, never stored in bfloat16 on Hopper; gradients with it.",
         **TRITON,
     ),
 )
