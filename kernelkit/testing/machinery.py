@@ -42,10 +42,9 @@ def tracing(subject: Subject) -> Iterator[str]:
         with torch.set_grad_enabled(training):
             found, expected = (run(each, call, backward=training) for each in (traced, kernel))
         # Traced, a compiled kernel is its eager form, and inductor may round the last bit differently.
-        loose = subject.spec.name == "compile" or backend == "inductor"
-        bound = {"rtol": 2e-2, "atol": 2e-2} if loose else {}
-        yield from differences("traced output", tensors(found.outputs), tensors(expected.outputs), **bound)
-        yield from differences("traced gradient", found.gradients, expected.gradients, **bound)
+        loose = 2e-2 if subject.spec.name == "compile" or backend == "inductor" else None
+        yield from differences("traced output", tensors(found.outputs), tensors(expected.outputs), relative=loose)
+        yield from differences("traced gradient", found.gradients, expected.gradients, relative=loose)
 
 
 def autocast(subject: Subject) -> Iterator[str]:
@@ -58,7 +57,7 @@ def autocast(subject: Subject) -> Iterator[str]:
             lowered = subject.run(call, subject.eager)
             # What autocast does not change in eager, it changes in no kernel.
             pairs = (tensors(usual.outputs), tensors(lowered.outputs)), (usual.gradients, lowered.gradients)
-            changed = any(found for each in pairs for found in differences("", *each, rtol=0, atol=0))
+            changed = any(found for each in pairs for found in differences("", *each, relative=0.0))
             relative = EPSILONS * torch.finfo(subject.low).eps if changed else 0.0
             yield from subject.worse(call, relative=relative)
 

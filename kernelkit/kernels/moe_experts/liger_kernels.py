@@ -22,10 +22,13 @@ def moe_experts(
     if hidden_states.shape[0] == 0:
         # Liger launches no empty grid; this is nothing too, and gives every gradient its zeros.
         return (expert_mlp(states, gate_up_proj[0], down_proj[0]) * top_k_weights[:, :1]).to(hidden_states.dtype)
-    # Liger counts in memory that is not its own at an index of E. The last expert with no weight adds nothing either.
-    last = gate_up_proj.shape[0] - 1
-    weights = torch.where(top_k_index > last, 0, top_k_weights)
-    output, _ = _experts(states, gate_up_proj, down_proj, top_k_index.clamp(max=last).int(), weights)
+    # Liger counts in memory that is not its own at an index of E. Another of the token's experts with no weight adds
+    # nothing either; nor does any to a token without one, if that is zero: no weight times infinity would be no number.
+    present = top_k_index < gate_up_proj.shape[0]
+    other = torch.where(present, top_k_index, 0).amax(1, keepdim=True)
+    index, weights = torch.where(present, top_k_index, other), torch.where(present, top_k_weights, 0)
+    states = torch.where(present.any(1, keepdim=True), states, 0)
+    output, _ = _experts(states, gate_up_proj, down_proj, index.int(), weights)
     return output.to(hidden_states.dtype)  # type: ignore[no-any-return]  # an operator has no types
 
 
