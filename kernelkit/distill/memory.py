@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from kernelkit.distill.config import DistillConfig
-from kernelkit.distill.data.batch import Batch, BatchId
+from kernelkit.distill.data.batch import Batch
 from kernelkit.distill.model_plan import ModelPlan
 from kernelkit.distill.optimizer import MasterAdamW
 from kernelkit.distill.plan import Plan
@@ -91,7 +91,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in
 
 
 def predict(plan: Plan) -> Memory:
-    """The peak of a step of the student on plain rows, on each rank.
+    """The peak of a step of the student, on each rank.
 
     Where there are several ranks this is an estimate: what is sharded is divided by their number, and the largest layer
     and the head are counted whole.
@@ -128,10 +128,8 @@ def _stage(config: DistillConfig, student: CausalLM, teacher: Teacher) -> Stage:
 
 
 def _batches(plan: Plan) -> list[Batch]:
-    data, ranks = plan.config.data, plan.ranks.world_size
-    rows = torch.zeros(data.rows_per_forward(ranks), data.seq_len, dtype=torch.int64, device=META)
-    number = data.rows_per_rank(ranks) // rows.shape[0]
-    return [Batch(rows, rows, rows, None, BatchId(0, 0), plain=True)] * number
+    """Those of the first step: where documents share a row, or some of it is padding, an attention is given a mask."""
+    return [batch.to(META) for batch in next(plan.data.train.epoch()).micro_batches]
 
 
 def _sharded_away(models: list[CausalLM], ranks: int, states: int) -> int:
@@ -149,12 +147,12 @@ def _bytes(module: nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
 
 
-def _outputs(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def _outputs(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     return torch.empty_like(query), query.new_empty(query.shape[:3], dtype=torch.float32)
 
 
 def _gradients(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, log_sums: Tensor
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, output: Tensor, log_sums: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
@@ -170,7 +168,7 @@ def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -
 
 
 def _differentiate(ctx: Any, gradient: Tensor, _: Any) -> Any:
-    return _attention_backward(gradient, *ctx.saved_tensors)
+    return *_attention_backward(gradient, *ctx.saved_tensors), None
 
 
 _attention.register_autograd(_differentiate, setup_context=_save)
@@ -178,5 +176,9 @@ _attention.register_autograd(_differentiate, setup_context=_save)
 
 def _fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Any, **_: Any) -> tuple[Tensor, None]:
     """Keeps what a fused attention keeps, and no scores. On the meta device torch takes an attention that has them."""
-    output, _ = _attention(query, key, value)
+    bias = None
+    if isinstance(mask, Tensor):  # for which SDPA has a key for each query's head, and adds numbers
+        key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], 1) for each in (key, value))
+        bias = mask.to(query.dtype, copy=True)
+    output, _ = _attention(query, key, value, bias)
     return output.transpose(1, 2), None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 
 import pytest
 import torch
@@ -119,6 +120,13 @@ def predicted(folder, **sections):
     return predict(Plan.make(config(folder, **sections), Ranks(), Hardware.named("h200")))
 
 
+def full_rows(folder, seq_len):
+    """Sections of data whose rows are one document each, so that no attention is given a mask."""
+    path = folder / "rows.jsonl"
+    path.write_text((json.dumps({"text": "a" * (seq_len - 2)}) + "\n") * 8)
+    return {"seq_len": seq_len, "batch_size": 8, "train": str(path)}
+
+
 def test_the_prediction_knows_weights_and_optimizer_to_the_byte(tmp_path):
     found = predicted(tmp_path, student={"config": shape(16), "dtype": "bfloat16", "ops": {}})
     plan = Plan.make(config(tmp_path), Ranks())
@@ -132,8 +140,8 @@ def test_the_prediction_knows_weights_and_optimizer_to_the_byte(tmp_path):
 
 def test_more_rows_and_logits_kept_whole_cost_memory_and_checkpointing_saves_it(tmp_path):
     def peak(ops, **changes):
-        sections = {"data": {"seq_len": 1024, "batch_size": 8, "train": str(tmp_path / "text.jsonl")}}
-        return predicted(tmp_path, student={"config": shape(64), "ops": ops, **changes}, **sections).peak
+        student = {"config": shape(64), "ops": ops, **changes}
+        return predicted(tmp_path, student=student, data=full_rows(tmp_path, 1024)).peak
 
     plain = peak({"distillation_loss": "chunked"})
     assert peak({"distillation_loss": "eager"}) > plain + 3 * 8 * 1024 * 264 * 4
@@ -141,12 +149,19 @@ def test_more_rows_and_logits_kept_whole_cost_memory_and_checkpointing_saves_it(
     assert peak({"distillation_loss": "chunked"}, gradient_checkpointing=True) < plain
 
 
+def test_documents_that_share_a_row_cost_a_mask_in_each_layer(tmp_path):
+    def peak(**data):
+        student = {"config": shape(64, num_hidden_layers=4), "ops": {}}
+        return predicted(tmp_path, student=student, data={"seq_len": 512, "batch_size": 8, **data}).peak
+
+    assert peak() > peak(**full_rows(tmp_path, 512)) + 4 * 8 * 512**2 * 4
+
+
 @pytest.mark.slow
 def test_what_is_compiled_keeps_what_fused_kernels_keep(tmp_path):
     def peak(**changes):
-        rows = {"seq_len": 512, "batch_size": 8}
         student = {"config": shape(64, num_attention_heads=16, num_hidden_layers=4), "ops": {}, **changes}
-        return predicted(tmp_path, student=student, data=rows, teacher={"config": shape(8)}).peak
+        return predicted(tmp_path, student=student, data=full_rows(tmp_path, 512), teacher={"config": shape(8)}).peak
 
     # The matrix products and the attention ask for the same tensors, whoever fuses what is between them.
     assert peak(compile=True) == pytest.approx(peak(ops={"preset": "triton"}), rel=0.05)
