@@ -96,24 +96,26 @@ def predict(plan: Plan) -> Memory:
     Where there are several ranks this is an estimate: what is sharded is divided by their number, and the largest layer
     and the head are counted whole.
     """
-    tracker = Tracker()
+    tracker, batches = Tracker(), _batches(plan)
+    masked = not all(batch.plain for batch in batches)
     with tracker:
-        teacher_model, student = (_outline(each, tracker) for each in (plan.teacher, plan.student))
+        teacher_model, student = (_outline(each, tracker, masked) for each in (plan.teacher, plan.student))
         weights = tracker.live
         optimizer = MasterAdamW(student, plan.config.optim)
         states = tracker.live - weights
         teacher = Teacher(teacher_model, META)
         stage = _stage(plan.config, student, teacher)
         for _ in range(2):  # the second step has everything that the first one leaves behind
-            compute_gradient(stage, optimizer, _batches(plan), 1, META)
+            compute_gradient(stage, optimizer, batches, 1, META)
             optimizer.step(1e-3)
     sharded = _sharded_away([teacher_model, student], plan.ranks.world_size, states)
     return Memory(tracker.peak - sharded + WORKSPACE, weights, states)
 
 
-def _outline(plan: ModelPlan, tracker: Tracker) -> CausalLM:
+def _outline(plan: ModelPlan, tracker: Tracker, masked: bool) -> CausalLM:
     fused = "eager" not in kernel_report(plan.outline()).impls["attention"]
-    model = plan.outline(attention=_fused_attention if fused else None, callable_kernels=True)
+    attention = _masked_attention if masked else _fused_attention
+    model = plan.outline(attention=attention if fused else None, callable_kernels=True)
     if plan.section.compile:
         # The partitioner that inductor uses decides what is kept for the backward; nothing is generated.
         model.model.compile(fullgraph=True, backend="aot_eager_decomp_partition")
@@ -174,11 +176,17 @@ def _differentiate(ctx: Any, gradient: Tensor, _: Any) -> Any:
 _attention.register_autograd(_differentiate, setup_context=_save)
 
 
-def _fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Any, **_: Any) -> tuple[Tensor, None]:
+def _fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Any, *, bias: Tensor | None = None, **_: Any
+) -> tuple[Tensor, None]:
     """Keeps what a fused attention keeps, and no scores. On the meta device torch takes an attention that has them."""
-    bias = None
-    if isinstance(mask, Tensor):  # for which SDPA has a key for each query's head, and adds numbers
-        key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], 1) for each in (key, value))
-        bias = mask.to(query.dtype, copy=True)
     output, _ = _attention(query, key, value, bias)
     return output.transpose(1, 2), None
+
+
+def _masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Any, **_: Any) -> tuple[Tensor, None]:
+    """With a mask SDPA takes a key for each head of the query, and numbers to add."""
+    if not isinstance(mask, Tensor):
+        return _fused_attention(query, key, value, mask)
+    key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], 1) for each in (key, value))
+    return _fused_attention(query, key, value, mask, bias=mask.to(query.dtype, copy=True))

@@ -124,7 +124,7 @@ def full_rows(folder, seq_len):
     """Sections of data whose rows are one document each, so that no attention is given a mask."""
     path = folder / "rows.jsonl"
     path.write_text((json.dumps({"text": "a" * (seq_len - 2)}) + "\n") * 8)
-    return {"seq_len": seq_len, "batch_size": 8, "train": str(path)}
+    return {"seq_len": seq_len, "batch_size": 8, "train": str(path), "validation": None}
 
 
 def test_the_prediction_knows_weights_and_optimizer_to_the_byte(tmp_path):
