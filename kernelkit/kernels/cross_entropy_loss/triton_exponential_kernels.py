@@ -24,7 +24,7 @@ FARTHEST = 60.0
 
 ROWS, COLUMNS, DEPTH = 128, 256, 64
 OPTIONS = {"num_warps": 8, "num_stages": 3}
-"""The tile of a program, and how it is compiled: the fastest of six on an H100."""
+"""The tile of a program, and how it is compiled: the fastest of six on an H100 at a hidden size of 1024."""
 
 SMALL = (32, 64, 32)
 """The tile in the interpreter, so that small shapes have several."""

@@ -1,7 +1,6 @@
 """The experts' activation in Triton: what its forward needs inside of a product, and its backward, which is a pass.
 
-Inside of the product before it the backward would be no faster: all programs would multiply at the same time, and then
-all of them would wait for memory.
+Inside of the product before it the backward was slower on an H100, 1.2 ms instead of 1.0 at 131072 rows of 768.
 """
 
 from __future__ import annotations
