@@ -24,7 +24,8 @@ from kernelkit.hardware import Hardware
 from kernelkit.models import build_model, inject
 from kernelkit.models.layers.teaching import Distillation
 
-WARM_UP, REPEATS = 3, 10
+WARM_UP, ROUNDS, STEPS = 1, 3, 4
+"""Rounds that do not count, rounds that do, and the steps of each."""
 
 LIMIT = 300.0
 """Seconds for one case, its process and all compilation included."""
@@ -58,22 +59,26 @@ def _apart(models: Models, case: StepCase, limit: float) -> dict[str, Any]:
 
 
 def measure(models: Models, case: StepCase, device: torch.device) -> dict[str, Any]:
-    """Median time of a step, peak memory of all that the device holds, and the loss, by which cases can be compared."""
+    """Median time of a step, peak memory of all that the device holds, and the loss, by which cases can be compared.
+
+    Steps follow one another as in training, and nobody waits for the device but at the end of a round.
+    """
     configs, batch = shapes(models, small=device.type != "cuda")
     torch.manual_seed(0)
     rows = torch.randint(configs[-1].vocab_size, batch, device=device)
     model, step = _prepared(models, case, configs, rows)
     seconds = []
-    for repeat in range(WARM_UP + REPEATS):
-        if repeat == WARM_UP and device.type == "cuda":
+    for number in range(WARM_UP + ROUNDS):
+        if number == WARM_UP and device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         began = time.perf_counter()
-        loss = step()
-        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-        model.zero_grad()
+        for _ in range(STEPS):
+            loss = step()
+            loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            model.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
+        seconds.append((time.perf_counter() - began) / STEPS)
     took = statistics.median(seconds[WARM_UP:])
     peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None
     speed = {"tokens_per_s": rows.numel() / took, "loss": loss.item()}

@@ -64,8 +64,8 @@ def compiled(function: Kernel, options: CompileOptions) -> Kernel:
     return kernel
 
 
-def compiled_specs(op: str, functions: Mapping[str, Kernel]) -> tuple[KernelSpec, ...]:
-    """A spec named ``compile`` for each variant of ``op``, made of the function given for it."""
+def compiled_specs(op: str, functions: Mapping[str, Kernel], of: str = "eager") -> tuple[KernelSpec, ...]:
+    """A spec named ``compile`` for each variant of ``op``: the function given for it, which is the kernel ``of`` its op."""
     return tuple(
         KernelSpec(
             op=op,
@@ -75,7 +75,7 @@ def compiled_specs(op: str, functions: Mapping[str, Kernel]) -> tuple[KernelSpec
             hardware=HARDWARE,
             probe=f"{__name__}:problem",
             options=CompileOptions,
-            description="The eager kernel through torch.compile, rounding where eager mode does.",
+            description=f"The {of} kernel through torch.compile, rounding where eager mode does.",
             location=caller_location(__name__),
         )
         for variant, function in functions.items()

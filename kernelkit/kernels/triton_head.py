@@ -7,6 +7,7 @@ so the logits are read once. Logarithms are taken to the base of two, as the har
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 import triton
@@ -17,12 +18,6 @@ from kernelkit.kernels.custom_op import custom_op
 from kernelkit.kernels.scaled_gradient import empty_product
 from kernelkit.kernels.triton_launch import power_of_two, processors
 
-BLOCK, WARPS, REGISTERS = 4096, 8, 64
-"""The length of a piece, the warps of its program, and the registers of a thread: few, so that programs overlap.
-
-The fastest of four that were measured on an H200. The JSD, which needs more registers, is faster in halves of it.
-"""
-
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LN_2: tl.constexpr = tl.constexpr(0.6931471805599453)
 NATIVE: tl.constexpr = tl.constexpr(not triton.knobs.runtime.interpret and torch.version.hip is None)
@@ -31,11 +26,24 @@ LOWEST: tl.constexpr = tl.constexpr(-1e30)
 """What is taken for a maximum below it: finite, so that it can be subtracted from itself."""
 
 
-def pieces(vocabulary: int, halves: bool = False) -> tuple[int, int, dict[str, int]]:
-    """In how many pieces a row is cut, how long they are, and how their programs are compiled."""
-    block = min(BLOCK // 2 if halves else BLOCK, power_of_two(vocabulary))
-    options = {"num_warps": min(WARPS, max(1, block // 256)), "maxnreg": REGISTERS}
-    return triton.cdiv(vocabulary, block), block, options
+class Cut(NamedTuple):
+    """How a row is cut in pieces.
+
+    Attributes:
+        block: the length of a piece.
+        warps: of the program that takes it.
+        registers: of a thread: few, so that programs overlap.
+    """
+
+    block: int
+    warps: int
+    registers: int
+
+    def pieces(self, vocabulary: int) -> tuple[int, int, dict[str, int]]:
+        """In how many pieces a row is cut, how long they are, and how their programs are compiled."""
+        block = min(self.block, power_of_two(vocabulary))
+        warps = max(1, self.warps * block // self.block)
+        return triton.cdiv(vocabulary, block), block, {"num_warps": warps, "maxnreg": self.registers}
 
 
 def stages(tensor: Tensor, number: int, last: int) -> Iterator[tuple[int, int]]:
@@ -148,5 +156,7 @@ def scaled_gradient(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Ten
     """``scaled_gradient`` of the module of that name, which torch computes in twice the time for two dtypes."""
     scaled = empty_product(gradient, factor, dtype)
     if gradient.numel() > 0:
-        _scale[(triton.cdiv(gradient.numel(), BLOCK),)](gradient.contiguous(), factor, scaled, gradient.numel(), BLOCK)
+        _scale[(triton.cdiv(gradient.numel(), 4096),)](
+            gradient.contiguous(), factor, scaled, gradient.numel(), BLOCK=4096
+        )
     return scaled

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 
@@ -15,12 +17,11 @@ each_device = pytest.mark.parametrize("device", DEVICES)
 
 @pytest.fixture
 def loss(request, device, monkeypatch):
-    """The op's Triton kernel, with pieces of 32 tokens, of 16 for the JSD, and its spec."""
+    """The op's Triton kernel, with pieces of 16 tokens, and its spec."""
     spec = default_registry().get(request.param, "standard", "triton")
     loss = built(spec, device)
-    from kernelkit.kernels import triton_head
-
-    monkeypatch.setattr(triton_head, "BLOCK", 32)
+    module = importlib.import_module(f"kernelkit.kernels.{request.param}.triton_kernels")
+    monkeypatch.setattr(module, "CUT", module.CUT._replace(block=16))
     return loss, spec
 
 

@@ -35,11 +35,11 @@ from kernelkit.kernels.triton_head import (
     LN_2,
     LOG2_E,
     LOWEST,
+    Cut,
     arrive,
     cross_entropy,
     head_chain,
     head_logits,
-    pieces,
     published,
     scaled_gradient,
     softmax_of_piece,
@@ -83,6 +83,9 @@ def cross_entropy_loss(options: ChunkOptions) -> Kernel:
 
     return kernel
 
+
+CUT = Cut(block=4096, warps=8, registers=64)
+"""The fastest of four on an H200."""
 
 STATISTICS: tl.constexpr = tl.constexpr(0)
 GRADIENT: tl.constexpr = tl.constexpr(1)
@@ -173,7 +176,7 @@ def _losses(
     ``arrived`` [N] is int32, and zero.
     """
     rows, vocabulary = product.shape
-    number, block, options = pieces(vocabulary)
+    number, block, options = CUT.pieces(vocabulary)
     padded = power_of_two(number)
     partials = product.new_empty(rows, 2, padded)
     for first, last in stages(product, number, GRADIENT.value):

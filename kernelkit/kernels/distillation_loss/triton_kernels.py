@@ -35,12 +35,12 @@ from kernelkit.kernels.triton_head import (
     LN_2,
     LOG2_E,
     LOWEST,
+    Cut,
     arrive,
     cross_entropy,
     head_chain,
     head_logits,
     log2,
-    pieces,
     published,
     scaled_gradient,
     softmax_of_piece,
@@ -56,6 +56,9 @@ def distillation_loss(options: ChunkOptions) -> Kernel:
     """The kernel. It waits for the device once a call, to learn how many labels count."""
     return loss_by_chunks(lambda *arguments: _sums(*arguments), options.tokens)
 
+
+CUT = Cut(block=2048, warps=4, registers=88)
+"""The fastest of thirty on an H100, for KL and for JSD."""
 
 FORWARD_KL: tl.constexpr = tl.constexpr(0)
 REVERSE_KL: tl.constexpr = tl.constexpr(1)
@@ -238,10 +241,6 @@ class _Loss:
         """Which of the divergences the beta is."""
         return {0.0: FORWARD_KL, 1.0: REVERSE_KL}.get(self.beta, JSD).value  # type: ignore[no-any-return]  # Triton has no types
 
-    def pieces(self, vocabulary: int) -> tuple[int, int, dict[str, int]]:
-        """How rows are cut."""
-        return pieces(vocabulary, halves=self.kind == JSD.value)
-
     def __call__(
         self,
         student: Tensor,
@@ -257,7 +256,7 @@ class _Loss:
         int32, and zero.
         """
         rows, vocabulary = student.shape
-        number, block, options = self.pieces(vocabulary)
+        number, block, options = CUT.pieces(vocabulary)
         padded = power_of_two(number)
         partials = student.new_empty(rows, 6, padded)
         for first, last in stages(student, number, (DIVERGENCE if gradient is None else GRADIENT).value):
@@ -337,7 +336,7 @@ def _sums(
     )
     gradient = buffer(student_hidden, size, vocabulary, student.weight.dtype) if any(wanted) else None
     count = sum(positions.shape[0] for positions in chunks)
-    of_pieces = figures.new_empty(count, loss.pieces(vocabulary)[0], 3)
+    of_pieces = figures.new_empty(count, CUT.pieces(vocabulary)[0], 3)
     arrived = labels.new_zeros(count, dtype=torch.int32)
     done = 0
     # A custom operator hides nothing from autocast, which would round what is multiplied here to sixteen bits.

@@ -18,32 +18,29 @@ class Grouped:
     """The products of one forward or backward, over the rows [S = T * K] of its choices.
 
     Args:
-        order, ends: as ``route`` gives them.
-        top_k: choices of a token.
+        choices: how many there are.
+        ends: as ``route`` gives them.
         up, down: the experts' weights.
         clamp: alpha and limit of gpt-oss, whose weights are [E, depth, columns]; empty for the variant ``standard``.
     """
 
-    def __init__(self, order: Tensor, ends: Tensor, top_k: int, up: Tensor, down: Tensor, clamp: list[float]) -> None:
+    def __init__(self, choices: int, ends: Tensor, up: Tensor, down: Tensor, clamp: list[float]) -> None:
         self.turned, self.clamp = bool(clamp), clamp or [0.0, 0.0]
-        self.order, self.ends, self.tokens = order, ends, order.div(top_k, rounding_mode="floor")
+        self.choices, self.ends = choices, ends
         self.up_weight, self.down_weight = (weight.transpose(1, 2) if clamp else weight for weight in (up, down))
-        (self.experts, self.hidden, self.width), self.crowd = self.down_weight.shape, len(order) // len(ends)
+        (self.experts, self.hidden, self.width), self.crowd = self.down_weight.shape, choices // len(ends)
         # What the device copies has rows of a multiple of 16 bytes; two halves at a time only along the depth.
         self.tma = self.hidden % 8 == self.width % 8 == 0 and takes_tma(up) and takes_tma(down)
         self.tma = self.tma and (self.turned or up.stride(2) == 1)
-        self.processors, self.schedules = processors(order), dict[int, Tensor]()
+        self.processors, self.schedules = processors(ends), dict[int, Tensor]()
 
-    def up(self, states: Tensor, bias: Tensor | None, gate_up: Tensor, activated: Tensor) -> None:
-        """Write gate and up [S, 2I], gates first or in turns as the weight has them, and the activation [S, I].
-
-        The product gathers the tokens' states [T, H] as it loads them.
-        """
-        blocks = self._blocks("up", states, self.crowd, 2 * self.width, self.hidden)
+    def up(self, rows: Tensor, bias: Tensor | None, gate_up: Tensor, activated: Tensor) -> None:
+        """Write gate and up [S, 2I] of the ``rows`` [S, H], as the weight has them, and the activation [S, I]."""
+        blocks = self._blocks("up", rows, self.crowd, 2 * self.width, self.hidden)
         programs = self.processors * blocks.resident
         weight, options = self._weight(self.up_weight, blocks, halves=not self.turned)
         products.up[(programs,)](
-            states, weight, bias, self.tokens, self._schedule(blocks), self.ends, gate_up, activated, self.hidden,
+            self._rows(rows, blocks), weight, bias, self._schedule(blocks), self.ends, gate_up, activated, self.hidden,
             self.width, *self.up_weight.stride(), *self.clamp, programs, TURNED=self.turned, **options,
         )  # fmt: skip
 
@@ -96,7 +93,7 @@ class Grouped:
 
     def _schedule(self, blocks: Blocks) -> Tensor:
         if blocks.rows not in self.schedules:
-            self.schedules[blocks.rows] = schedule(self.ends, len(self.order), blocks.rows)
+            self.schedules[blocks.rows] = schedule(self.ends, self.choices, blocks.rows)
         return self.schedules[blocks.rows]
 
     def _rows(self, tensor: Tensor, blocks: Blocks) -> Any:

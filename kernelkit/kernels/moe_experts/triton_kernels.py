@@ -1,8 +1,8 @@
 """The experts in Triton: what is around the grouped products happens inside them.
 
-The first product gathers its tokens as it loads them and applies the activation to what it accumulated. The backward
-spreads tokens over their rows once for two products, and computes the activation again from gate and up, in one pass
-with its gradient and that of the routing weights. Sums over a token's choices are taken in a fixed order.
+Tokens are spread over their rows, and the first product applies the activation to what it accumulated. The backward
+computes the activation again from gate and up, in one pass with its gradient and that of the routing weights. Sums over
+a token's choices are taken in a fixed order.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ def _experts(
         return output, gate_up
     hidden, width = states.shape[1], gate_up.shape[1] // 2
     activated, rows = states.new_empty(len(order), width), states.new_empty(len(order), hidden)
-    grouped = Grouped(order, ends, index.shape[1], gate_up_proj, down_proj, clamp)
-    grouped.up(states.contiguous(), _dense(gate_up_bias), gate_up, activated)
+    grouped = Grouped(len(order), ends, gate_up_proj, down_proj, clamp)
+    spread(states.contiguous(), back, rows)
+    grouped.up(rows, _dense(gate_up_bias), gate_up, activated)
     grouped.down(activated, _dense(down_bias), rows)
     combine(rows, weights.contiguous(), index.contiguous(), back, len(ends), output)
     return output, gate_up
@@ -96,7 +97,7 @@ def _gradients(
     gradient, states, weights, index = (each.contiguous() for each in (gradient, states, weights, index))
     of_gate_up, rows = empty_like(gate_up), states.new_empty(len(order), states.shape[1])
     activated = states.new_empty(len(order), gate_up.shape[1] // 2)
-    grouped = Grouped(order, ends, index.shape[1], gate_up_proj, down_proj, clamp)
+    grouped = Grouped(len(order), ends, gate_up_proj, down_proj, clamp)
     spread(gradient, back, rows)
     grouped.of_activated(rows, activated)
     shares = of_activation(activated, weights, gate_up, order, ends, of_gate_up, clamp)
@@ -107,8 +108,8 @@ def _gradients(
     grouped.of_rows(of_gate_up, rows)
     combine(rows, None, index, back, len(ends), of_states)
     if clamp:
-        of_bias(of_gate_up, None, order, grouped.tokens, ends, of_up_bias)
-        of_bias(gradient, weights, order, grouped.tokens, ends, of_down_bias)
+        of_bias(of_gate_up, None, order, ends, of_up_bias)
+        of_bias(gradient, weights, order, ends, of_down_bias)
     return found
 
 

@@ -79,8 +79,8 @@ def _of_routing(
 
 @triton.jit
 def _of_bias(
-    rows_ptr, weights_ptr, order_ptr, tokens_ptr, ends_ptr, output_ptr, width,
-    ROUTED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    rows_ptr, weights_ptr, order_ptr, ends_ptr, output_ptr, width,
+    TOP_K: tl.constexpr, ROUTED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """The sum of an expert's rows; ROUTED: of its tokens', each times its routing weight."""
     expert, columns = tl.program_id(0), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -89,11 +89,11 @@ def _of_bias(
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(begin, end, ROWS):
         rows = (start + tl.arange(0, ROWS)).to(tl.int64)
-        at = tl.load(tokens_ptr + rows, mask=rows < end, other=0) if ROUTED else rows
+        choices = tl.load(order_ptr + rows, mask=rows < end, other=0)
+        at = choices // TOP_K if ROUTED else rows
         mask = (rows < end)[:, None] & (columns < width)[None, :]
         values = tl.load(rows_ptr + at[:, None] * width + columns[None, :], mask=mask, other=0.0).to(tl.float32)
         if ROUTED:
-            choices = tl.load(order_ptr + rows, mask=rows < end, other=0)
             values *= tl.load(weights_ptr + choices, mask=rows < end, other=0.0).to(tl.float32)[:, None]
         total += values
     at = expert.to(tl.int64) * width + columns
@@ -139,9 +139,9 @@ def of_routing(
     )  # fmt: skip
 
 
-def of_bias(rows: Tensor, weights: Tensor | None, order: Tensor, tokens: Tensor, ends: Tensor, output: Tensor) -> None:
-    """Write the sum of each expert's rows [E, I]; with ``weights``, of its tokens' rows, weighted."""
+def of_bias(rows: Tensor, weights: Tensor | None, order: Tensor, ends: Tensor, output: Tensor) -> None:
+    """Write the sum of each expert's rows [E, I]; with ``weights`` [T, K], of its tokens' rows, weighted."""
     _of_bias[(len(ends), blocks_of(64, rows.shape[1]))](
-        rows, weights, order, tokens, ends, output, rows.shape[1], ROUTED=weights is not None, ROWS=32, COLUMNS=64,
-        num_warps=4,
+        rows, weights, order, ends, output, rows.shape[1],
+        TOP_K=1 if weights is None else weights.shape[1], ROUTED=weights is not None, ROWS=32, COLUMNS=64, num_warps=4,
     )  # fmt: skip

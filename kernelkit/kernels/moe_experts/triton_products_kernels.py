@@ -2,8 +2,8 @@
 
 A program takes tile after tile, in an order in which programs that run together share weights. ``blocks_ptr``, which
 ``triton_passes_kernels.schedule`` writes, says how many blocks of rows there are, and the expert and first row of each.
-With ``TMA``, which Hopper and later GPUs have, weights and rows that lie together are tensor descriptors, which the
-device copies by itself; rows that are gathered by token, and everything without it, are loaded through pointers.
+With ``TMA``, which Hopper and later GPUs have, rows and weights are tensor descriptors, which the device copies by
+itself; without it they are loaded through pointers.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def _rows_of(block, blocks_ptr, ends_ptr, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _left(rows, at, first, start, length, TMA: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr):
-    """[ROWS, DEPTH] of ``rows`` [S, length]: those from ``first`` on, or those ``at`` any place."""
+def _left(rows, at, first, start, length, TMA: tl.constexpr, DEPTH: tl.constexpr):
+    """[ROWS, DEPTH] of ``rows`` [S, length]: those from ``first`` on, which are ``at`` these numbers where they are."""
     if TMA:
         tile = rows.load([first, start])
     else:
@@ -74,14 +74,14 @@ def _right(
 
 @triton.jit
 def _product(
-    rows, at, first, weight, expert, column, width, length, step_expert, step_column, step,
-    LEFT_TMA: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr, HALVES: tl.constexpr,
+    left, rows, there, first, weight, expert, column, width, length, step_expert, step_column, step,
+    TMA: tl.constexpr, ALONG: tl.constexpr, HALVES: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """[ROWS, COLUMNS] in float32, from ``column`` on."""
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    total, at = tl.zeros((ROWS, COLUMNS), tl.float32), tl.where(there, rows, 0).to(tl.int64)
     for start in range(0, length, DEPTH):
-        a = _left(rows, at, first, start, length, LEFT_TMA, ROWS, DEPTH)
+        a = _left(left, at, first, start, length, TMA, DEPTH)
         b = _right(
             weight, expert, column, start, width, length, step_expert, step_column, step,
             TMA, ALONG, HALVES, COLUMNS, DEPTH,
@@ -106,7 +106,7 @@ def _quarters(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def up(
-    states, weight, bias_ptr, tokens_ptr, blocks_ptr, ends_ptr, gate_up_ptr, activated_ptr,
+    left, weight, bias_ptr, blocks_ptr, ends_ptr, gate_up_ptr, activated_ptr,
     hidden, width, step_expert, step_column, step, alpha, limit, programs,
     TURNED: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr,
     GROUP: tl.constexpr, FLATTEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
@@ -118,10 +118,9 @@ def up(
     for tile in tl.range(tl.program_id(0), blocks * wide, programs, flatten=FLATTEN):
         block, column_block = _place(tile, blocks, wide, GROUP)
         expert, first, rows, there = _rows_of(block, blocks_ptr, ends_ptr, ROWS)
-        tokens = tl.load(tokens_ptr + rows, mask=there, other=0)
         both = _product(
-            states, tokens, first, weight, expert, column_block * (COLUMNS if TURNED else half), 2 * width, hidden,
-            step_expert, step_column, step, False, TMA, ALONG, not TURNED, ROWS, COLUMNS, DEPTH,
+            left, rows, there, first, weight, expert, column_block * (COLUMNS if TURNED else half), 2 * width, hidden,
+            step_expert, step_column, step, TMA, ALONG, not TURNED, ROWS, COLUMNS, DEPTH,
         )  # fmt: skip
         columns = column_block * half + tl.arange(0, half)
         mask = there[:, None] & (columns < width)[None, :]
@@ -165,8 +164,8 @@ def down(
         block, column_block = _place(tile, blocks, wide, GROUP)
         expert, first, rows, there = _rows_of(block, blocks_ptr, ends_ptr, ROWS)
         total = _product(
-            left, tl.where(there, rows, 0).to(tl.int64), first, weight, expert, column_block * COLUMNS, width,
-            length, step_expert, step_column, step, TMA, TMA, ALONG, False, ROWS, COLUMNS, DEPTH,
+            left, rows, there, first, weight, expert, column_block * COLUMNS, width, length,
+            step_expert, step_column, step, TMA, ALONG, False, ROWS, COLUMNS, DEPTH,
         )  # fmt: skip
         if BIASED:
             columns = column_block * COLUMNS + tl.arange(0, COLUMNS)
