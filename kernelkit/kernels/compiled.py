@@ -65,7 +65,7 @@ def compiled(function: Kernel, options: CompileOptions) -> Kernel:
 
 
 def compiled_specs(op: str, functions: Mapping[str, Kernel], of: str = "eager") -> tuple[KernelSpec, ...]:
-    """A spec named ``compile`` for each variant of ``op``: the function given for it, which is the kernel ``of`` its op."""
+    """A spec named ``compile`` for each variant of ``op``: the function given for it, its kernel ``of``."""
     return tuple(
         KernelSpec(
             op=op,

@@ -12,7 +12,7 @@ SPECS = tuple(
         name="triton",
         factory=f"{__name__}_kernels:{function}",
         **{**TRITON, "dtypes": ("bfloat16", "float16")},
-        description="Grouped products, the activation inside of the first; one pass for its gradient and that of the routing.",
+        description="Grouped products, with the activation inside of the first.",
     )
     for variant, function in (("standard", "moe_experts"), ("gpt_oss", "gpt_oss"))
 )
