@@ -23,10 +23,9 @@ def grouped_mm(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     Returns:
         [S, I].
     """
-    weight = _in_rows_or_columns(weight)
-    if rows.dtype == torch.bfloat16:
+    if rows.dtype == torch.bfloat16 and _has_rows_or_columns(weight):
         return F.grouped_mm(rows, weight, offs=ends)
-    # torch computes the other dtypes too, but refuses to trace them.
+    # torch computes the other dtypes too, but refuses to trace them; and inductor would leave out a copy of the weight.
     product: Tensor = _opaque(rows, weight, ends)
     return product
 
@@ -47,11 +46,10 @@ def grouped_outer(rows: Tensor, others: Tensor, ends: Tensor) -> Tensor:
     return product
 
 
-def _in_rows_or_columns(weight: Tensor) -> Tensor:
-    """``weight`` in strides that torch takes: in each group, rows or columns of neighbouring numbers."""
+def _has_rows_or_columns(weight: Tensor) -> bool:
+    """Whether torch takes these strides: in each group, rows or columns of neighbouring numbers."""
     (height, width), (down, right) = weight.shape[1:], weight.stride()[1:]
-    fits = (right == 1 and down >= width) or (down == 1 and right >= height)
-    return weight if fits else weight.contiguous()
+    return (right == 1 and down >= width) or (down == 1 and right >= height)
 
 
 def _empty_product(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
@@ -60,7 +58,7 @@ def _empty_product(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
 
 @custom_op("grouped_mm_forward_and_backward", fake=_empty_product)
 def _opaque(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    return F.grouped_mm(rows, weight, offs=ends)
+    return F.grouped_mm(rows, weight if _has_rows_or_columns(weight) else weight.contiguous(), offs=ends)
 
 
 def _empty_outer(rows: Tensor, others: Tensor, ends: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def compiled(kernel, args, options, capability):
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=settings)
 
 
-def launches_of(monkeypatch, variant, tokens, capability):
+def launches_of(monkeypatch, variant, tokens, capability, **sizes):
     """What a forward and a backward on a GPU of that capability launch."""
     from kernelkit.kernels.moe_experts import triton_activation_kernels as activation
     from kernelkit.kernels.moe_experts import triton_blocks_kernels as blocks
@@ -76,7 +76,7 @@ def launches_of(monkeypatch, variant, tokens, capability):
             monkeypatch.setattr(module, name, Recorded(getattr(module, name), launches))
     monkeypatch.setattr(blocks, "shared_memory", lambda _: SHARED[capability])
     monkeypatch.setattr(grouped, "takes_tma", lambda _: capability >= 90)
-    train(triton_kernels, variant, tokens)
+    train(triton_kernels, variant, tokens, **sizes)
     return launches
 
 
@@ -111,6 +111,13 @@ def test_every_launch_compiles_and_fits_into_shared_memory(variant, tokens, capa
             if large:  # a copy before the loop too: the loop's own is for later
                 assert found.asm["ttgir"].count("async_tma_copy_global_to_local") > 1
             assert "serialized" not in assembled(found.asm["ptx"], capability, tmp_path)
+
+
+@pytest.mark.parametrize("variant", ["standard", "gpt_oss"])
+def test_sizes_that_are_no_multiples_of_sixteen_fit_too(variant, monkeypatch):
+    pytest.importorskip("triton")
+    for kernel, args, options in launches_of(monkeypatch, variant, tokens=512, capability=90, hidden=136, width=152):
+        assert compiled(kernel, args, options, 90).metadata.shared <= SHARED[90]
 
 
 def train(module, variant, tokens, hidden=2048, width=768, experts=4, top_k=4, dtype=torch.bfloat16):

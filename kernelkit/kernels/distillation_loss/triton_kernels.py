@@ -57,7 +57,7 @@ def distillation_loss(options: ChunkOptions) -> Kernel:
     return loss_by_chunks(lambda *arguments: _sums(*arguments), options.tokens)
 
 
-CUT = Cut(block=2048, warps=4, registers=88)
+CUT = Cut(block=2048, warps=4, registers=96)
 """The fastest of thirty on an H100, for KL and for JSD."""
 
 FORWARD_KL: tl.constexpr = tl.constexpr(0)

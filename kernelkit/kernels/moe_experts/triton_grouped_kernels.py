@@ -37,6 +37,8 @@ class Grouped:
     def up(self, rows: Tensor, bias: Tensor | None, gate_up: Tensor, activated: Tensor) -> None:
         """Write gate and up [S, 2I] of the ``rows`` [S, H], as the weight has them, and the activation [S, I]."""
         blocks = self._blocks("up", rows, self.crowd, 2 * self.width, self.hidden)
+        if self.turned and self.width % 16:  # pairs of gate and up then go out through twice the memory
+            blocks = blocks._replace(stages=max(1, blocks.stages - 1))
         programs = self.processors * blocks.resident
         weight, options = self._weight(self.up_weight, blocks, halves=not self.turned)
         products.up[(programs,)](
