@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt
@@ -50,6 +52,51 @@ def counting_chunks(labels: Tensor, ignore_index: int, chunk_size: int) -> Itera
     yield from positions.tensor_split(chunks)
 
 
+def busy_chunks(
+    labels: Tensor, ignore_index: int, chunk_size: int, forget: Callable[[], None]
+) -> Iterator[tuple[slice, Tensor]]:
+    """The same, each with the place of its results among the [T], while the device always has something to do.
+
+    Where there may be several, the first is handed out before it is known that so many labels count, and is computed
+    while the answer is on its way. If it turns out that fewer do, ``forget`` is called: the first must leave no trace.
+    """
+    counts, tokens = labels != ignore_index, labels.shape[0]
+    order = counts.logical_not().byte().argsort(stable=True)
+    answer, done = _asked(counts.sum()), 0
+    if tokens > chunk_size:
+        done = math.ceil(tokens / math.ceil(tokens / chunk_size))
+        yield slice(0, done), order[:done]
+    counted = answer()
+    if counted < done:
+        forget()
+        done = 0
+    rest = order[done:counted]
+    for positions in rest.tensor_split(max(1, math.ceil(rest.shape[0] / chunk_size))):
+        if positions.shape[0]:
+            yield slice(done, done + positions.shape[0]), positions
+            done += positions.shape[0]
+
+
+def _asked(number: Tensor) -> Callable[[], int]:
+    """Something to call later for the ``number``, which then waits for nothing that the device was given since."""
+    if not number.is_cuda:
+        return lambda: int(number)
+    known: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
+    known.record()
+
+    def answer() -> int:
+        with torch.cuda.stream(_stream_of_answers(number.device)):
+            known.wait()
+            return int(number)
+
+    return answer
+
+
+@functools.cache
+def _stream_of_answers(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # untyped in torch
+
+
 def part_size(chunk: int) -> int:
     """Tokens of a part of a chunk."""
     return min(chunk, max(SMALLEST, math.ceil(chunk / PARTS)))
@@ -82,7 +129,13 @@ class HeadGradients:
     def __init__(self, head: Head, of_hidden: Tensor, of_weight: Tensor, of_bias: Tensor, wanted: list[bool]) -> None:
         """Take what the gradients are written to: of at least float32, unwritten, empty where not ``wanted``."""
         self.head, self.wanted = head, wanted
-        self.of_hidden, self.of_weight, self.of_bias = of_hidden.zero_(), of_weight, of_bias.zero_()
+        self.of_hidden, self.of_weight, self.of_bias = of_hidden, of_weight, of_bias
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.of_hidden.zero_()
+        self.of_bias.zero_()
         self.unwritten = True
 
     def add(self, gradient: Tensor, rows: Tensor, positions: Tensor, factors: Tensor | None = None) -> None:

@@ -7,7 +7,7 @@ import importlib
 import pytest
 import torch
 
-from kernelkit.kernels.chunked_head import ChunkOptions, buffer, part_size, parts
+from kernelkit.kernels.chunked_head import ChunkOptions, buffer, busy_chunks, part_size, parts
 from kernelkit.registry import default_registry
 from tests.kernels.distillation_cases import CAPS, DIVERGENCES, case, kernel
 from tests.kernels.judge import DEVICES, Call, assert_as_good_as_eager, built, calls, strided
@@ -110,6 +110,52 @@ def test_ignored_tokens_may_outnumber_a_chunk(loss, device):
     labels[4:15] = -100
     arguments = {"hidden_states": states, "weight": weight, "labels": labels, "bias": weight[:, 0].clone()}
     assert_as_good_as_eager(kernel, spec, Call(default_registry().op("cross_entropy_loss"), arguments))
+
+
+@each_device
+@cross_entropy
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_first_chunk_that_was_too_large_leaves_no_trace(loss, dtype, device):
+    generator = torch.Generator(device).manual_seed(0)
+    states, weight = (torch.randn(size, 16, generator=generator, device=device).to(dtype) for size in (11, 70))
+    labels = torch.full((11,), -100, device=device)
+    labels[[3, 8]] = 5
+    arguments = {"hidden_states": states, "weight": weight, "labels": labels, "bias": weight[:, 0].clone()}
+    small = loss[1].build(ChunkOptions(chunk_size=4))
+    assert_as_good_as_eager(small, loss[1], Call(default_registry().op("cross_entropy_loss"), arguments))
+
+
+@each_device
+@distillation
+def test_a_first_chunk_that_was_too_large_leaves_no_trace_of_a_teacher_either(loss, device):
+    given = case(shape=(11,), vocabulary=70, biased=True, dtype=torch.float32, device=device, alpha=0.5)
+    given.labels.fill_(-100)[[3, 8]] = 5
+    small = loss[1].build(ChunkOptions(chunk_size=4))
+    torch.testing.assert_close(given.run(small), given.run(kernel("eager")), rtol=1e-4, atol=1e-6)
+
+
+def test_the_first_chunk_is_there_before_anyone_asks_how_many_labels_count():
+    labels, forgotten = torch.tensor([5, -100, 5, 5, -100, 5, 5]), []
+    chunks = busy_chunks(labels, -100, 3, lambda: forgotten.append(True))
+    assert [(here.start, here.stop, positions.tolist()) for here, positions in chunks] == [
+        (0, 3, [0, 2, 3]),
+        (3, 5, [5, 6]),
+    ]
+    assert not forgotten
+
+
+def test_a_first_chunk_that_was_too_large_is_forgotten():
+    labels, forgotten = torch.tensor([-100, -100, 5, -100, -100, -100, 5]), []
+    chunks = busy_chunks(labels, -100, 3, lambda: forgotten.append(True))
+    assert next(chunks)[1].tolist() == [2, 6, 0]
+    assert [(here.start, here.stop, positions.tolist()) for here, positions in chunks] == [(0, 2, [2, 6])]
+    assert forgotten == [True]
+
+
+@pytest.mark.parametrize(("tokens", "chunks"), [(0, []), (2, [2]), (3, [3]), (4, [2, 2]), (10, [3, 3, 2, 2])])
+def test_chunks_are_of_one_size_up_to_rounding(tokens, chunks):
+    found = busy_chunks(torch.zeros(tokens, dtype=torch.int64), -100, 3, pytest.fail)
+    assert [positions.shape[0] for _, positions in found] == chunks
 
 
 @pytest.mark.parametrize(("width", "tokens"), [(64, 1024), (1024, 2048), (1536, 3072), (8192, 4096)])

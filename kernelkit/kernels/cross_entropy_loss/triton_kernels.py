@@ -20,7 +20,7 @@ from kernelkit.kernels.chunked_head import (
     as_rows,
     buffer,
     buffer_bytes,
-    counting_chunks,
+    busy_chunks,
     part_size,
     parts,
 )
@@ -258,24 +258,26 @@ def _sum(
     if not exponential:
         head = head.ready()
     gradients = HeadGradients(head, of_rows, of_weight, of_bias, wanted)
-    chunks = list(counting_chunks(labels, ignore_index, chunk_size))
-    size, vocabulary = chunks[0].shape[0], weight.shape[0]
+    tokens, vocabulary = labels.shape[0], weight.shape[0]
+    size = min(chunk_size, tokens)
     product = None if exponential else buffer(rows, part_size(size), vocabulary, total.dtype)
     gradient = buffer(rows, size, vocabulary, head.weight.dtype) if any(wanted) else None
-    count = sum(positions.shape[0] for positions in chunks)
-    losses, arrived = total.new_empty(count), labels.new_zeros(count, dtype=torch.int32)
-    done = 0
+    losses, arrived = total.new_zeros(tokens), labels.new_zeros(tokens, dtype=torch.int32)
+
+    def forget() -> None:
+        losses.zero_()
+        arrived.zero_()
+        gradients.forget()
+
     # A custom operator hides nothing from autocast, which would round what is multiplied here to sixteen bits.
     with without_autocast(labels):
-        for positions in chunks:
-            some_rows, targets, size = rows[positions], labels[positions], positions.shape[0]
-            of_chunk = None if gradient is None else gradient[:size]
-            here, factors = slice(done, done + size), None
+        for here, positions in busy_chunks(labels, ignore_index, chunk_size, forget):
+            some_rows, targets, factors = rows[positions], labels[positions], None
+            of_chunk = None if gradient is None else gradient[: len(positions)]
             if product is None:
                 factors = write_exponentials(head, some_rows, targets, of_chunk, losses[here], z_loss_coef)
             else:
                 _by_parts(head, some_rows, targets, product, of_chunk, losses[here], arrived[here], z_loss_coef)
-            done += size
             if of_chunk is not None:
                 gradients.add(of_chunk, some_rows, positions, factors)
     gradients.finish()

@@ -21,7 +21,7 @@ from kernelkit.kernels.chunked_head import (
     HeadGradients,
     buffer,
     buffer_bytes,
-    counting_chunks,
+    busy_chunks,
     part_size,
     parts,
 )
@@ -328,20 +328,24 @@ def _sums(
     teacher = Head(teacher_weight, teacher_bias, teacher_softcap, logit_scales[1]).ready()
     loss = _Loss(student, teacher, beta, temperature, shares)
     gradients = HeadGradients(student, of_hidden, of_weight, of_bias, wanted)
-    chunks = list(counting_chunks(labels, ignore_index, chunk_size))
-    size, vocabulary = chunks[0].shape[0], student_weight.shape[0]
+    tokens, vocabulary = labels.shape[0], student_weight.shape[0]
+    size = min(chunk_size, tokens)
     of_student = buffer(student_hidden, part_size(size), vocabulary, figures.dtype)
     of_teacher = buffer(
         student_hidden, part_size(size), vocabulary, torch.promote_types(teacher_weight.dtype, torch.float32)
     )
     gradient = buffer(student_hidden, size, vocabulary, student.weight.dtype) if any(wanted) else None
-    count = sum(positions.shape[0] for positions in chunks)
-    of_pieces = figures.new_empty(count, CUT.pieces(vocabulary)[0], 3)
-    arrived = labels.new_zeros(count, dtype=torch.int32)
-    done = 0
+    of_pieces = figures.new_zeros(tokens, CUT.pieces(vocabulary)[0], 3)
+    arrived = labels.new_zeros(tokens, dtype=torch.int32)
+
+    def forget() -> None:
+        of_pieces.zero_()
+        arrived.zero_()
+        gradients.forget()
+
     # A custom operator hides nothing from autocast, which would round what is multiplied here to sixteen bits.
     with without_autocast(labels):
-        for positions in chunks:
+        for here, positions in busy_chunks(labels, ignore_index, chunk_size, forget):
             rows, teachers_rows, targets = student_hidden[positions], teacher_hidden[positions], labels[positions]
             for some in parts(positions.shape[0]):
                 size = some.stop - some.start
@@ -350,10 +354,9 @@ def _sums(
                     mm(teachers_rows[some], teacher.weight.t(), of_teacher[:size]),
                     targets[some],
                     None if gradient is None else gradient[some],
-                    of_pieces[done : done + size],
-                    arrived[done : done + size],
+                    of_pieces[here][some],
+                    arrived[here][some],
                 )
-                done += size
             if gradient is not None:
                 gradients.add(gradient[: positions.shape[0]], rows, positions)
     gradients.finish()
