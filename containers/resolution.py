@@ -181,7 +181,7 @@ def _first_that_runs(
         if wish.order and not specs:
             against.append(f"{name} does not exist in this registry")
         for spec in specs:
-            reason = conditions.problem(spec, need) or _needs_options(spec)
+            reason = conditions.problem(spec, need) or _must_be_named(spec)
             if reason is None:
                 passed = f"; passed over: {'; '.join(against)}" if against else ""
                 return spec, f"{chosen}{passed}"
@@ -193,10 +193,13 @@ def _first_that_runs(
     raise Refusal(Problem(wish.loc, "unavailable_kernel", message, wish.impl))
 
 
-def _needs_options(spec: KernelSpec) -> str | None:
+def _must_be_named(spec: KernelSpec) -> str | None:
+    """Why nobody but the user can choose ``spec``, or None."""
     fields = spec.options.model_fields if spec.options else {}
     required = [name for name, field in fields.items() if field.is_required()]
-    return f"needs to be told {listing(required)}" if required else None
+    if required:
+        return f"needs to be told {listing(required)}"
+    return f"refuses {spec.refuses}" if spec.refuses else None
 
 
 def early_problems(config: OpsConfig, registry: KernelRegistry, conditions: Conditions) -> Iterator[Problem]:

@@ -116,6 +116,8 @@ class KernelSpec(BaseModel):
             kernel although device and packages are right, or None. Asked only of a detected machine.
         dtypes: names of the input dtypes it accepts (``bfloat16``); None for any floating dtype.
         limits: largest size it accepts of a dimension that the op names (``{"head_dim": 256}``).
+        refuses: in words, what a call may ask of the op and this kernel raises for. It is then used where it is named;
+            neither ``auto`` nor a preset that goes by measurements takes it.
         inference_only: it has no backward.
         traceable: ``torch.compile(fullgraph=True)`` can trace a call to it.
         deterministic: the same inputs give the same bits, backward included.
@@ -137,6 +139,7 @@ class KernelSpec(BaseModel):
     probe: str | Callable[[Hardware], str | None] | None = None
     dtypes: tuple[str, ...] | None = None
     limits: Annotated[dict[str, PositiveInt], AfterValidator(FrozenDict)] = FrozenDict()
+    refuses: str = ""
     inference_only: bool = False
     traceable: bool = True
     deterministic: bool = True

@@ -17,7 +17,8 @@ INTRODUCTION = """# Results
 Written by `kernelkit bench`; do not edit. Forward, and forward with backward, in bfloat16 on random data. Times are of
 the device alone, by replays of a CUDA graph, or where that cannot be, marked *, by events around calls in a row. Inputs
 are not in its cache. The floor is what a call must move or multiply, at the rates of a plain copy and of one large
-product in the same run. Peak is memory over the inputs and the returned gradients; of whole steps it is all memory.
+product in the same run. Peak is memory over the inputs and the returned gradients. Of whole steps, which follow one
+another as in training, time is by the clock around four of them, and peak is all memory.
 """
 
 _NOTHING = Record(op="", variant="", impl="", shape="", passes="fwd", gpu="", versions={}, run="")

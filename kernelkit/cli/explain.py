@@ -93,6 +93,7 @@ def facts(spec: KernelSpec, machine: Hardware) -> list[tuple[str, str]]:
         "needs": ", ".join([*needs, *spec.packages]),
         "dtypes": ", ".join(spec.dtypes or ()) or "any floating dtype",
         "limits": ", ".join(f"{name} up to {most}" for name, most in spec.limits.items()),
+        "refuses, when called": spec.refuses,
         "training": "no backward: for inference only" if spec.inference_only else "yes",
         "torch.compile": "traceable" if spec.traceable else "not traceable",
         "deterministic": "yes" if spec.deterministic else "no",

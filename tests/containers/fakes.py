@@ -123,6 +123,7 @@ def make_registry() -> KernelRegistry:
         spec("counted", factory=counted),
         spec("tuned", factory="tests.containers.fakes:tuned", options=TunedOptions),
         spec("needy", factory="tests.containers.fakes:needy", options=NeedyOptions),
+        spec("picky", refuses="rows of an odd length"),
         attention_spec("sdpa"),
         attention_spec("sdpa", "sliding_window"),
         attention_spec("narrow", limits={"head_dim": 128}),

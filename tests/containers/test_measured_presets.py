@@ -44,7 +44,7 @@ def test_the_fastest_of_the_pass_is_taken_and_the_report_says_by_which_benchmark
 
 
 def test_what_cannot_run_is_passed_over_with_the_reason(norm):
-    order = ranking("quack", "missing_package", "inference", "half", "needy", "liger")
+    order = ranking("quack", "missing_package", "inference", "half", "needy", "picky", "liger")
     binding = norm(order, dtype="float32")
     assert binding.impl == "liger"
     for said in (
@@ -53,6 +53,7 @@ def test_what_cannot_run_is_passed_over_with_the_reason(norm):
         "inference is for inference only",
         "half takes float16 or bfloat16, and the model is float32",
         "needy needs to be told width",
+        "picky refuses rows of an odd length",
     ):
         assert said in binding.why
     assert norm(order, ops=INFERENCE, training=False).why == "default"

@@ -53,7 +53,8 @@ SPECS = (
         probe=f"{__name__}:obstacle",
         options=QuackCrossEntropyOptions,
         description="Quack's products with the softmax in their epilogue: the loss from float32 logits, none kept, and "
-        "gradients in the forward. No bias, softcap, scale or z-loss; a vocabulary of multiples of 128.",
+        "gradients in the forward.",
+        refuses="a bias, softcap, scale or z-loss, and a vocabulary of no multiple of 128",
         **{**QUACK, "hardware": HOPPER, "dtypes": ("bfloat16",)},
     ),
 )

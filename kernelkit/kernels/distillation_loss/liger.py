@@ -17,8 +17,9 @@ SPECS = (
         packages=LIGER["packages"],
         dtypes=("float32", "bfloat16"),
         description=(
-            "Liger's fused linear JSD (Triton): no bias, softcap, logit scale or alpha. "
+            "Liger's fused linear JSD (Triton). "
             "The cross-entropy and the agreement cost a second projection of both models."
         ),
+        refuses="a bias, softcap, logit scale or alpha",
     ),
 )
