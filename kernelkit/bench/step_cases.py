@@ -16,7 +16,6 @@ STEP = "step"
 """The op in the records of whole steps."""
 
 Models = Literal["qwen3-0.6b", "qwen3-moe", "qwen3-1.7b to 0.6b"]
-STANDARD: tuple[Models, ...] = ("qwen3-0.6b", "qwen3-1.7b to 0.6b")
 DISTILLED: Models = "qwen3-1.7b to 0.6b"
 
 # Liger's experts tune themselves for minutes at their first call, so torch's stand in.

@@ -24,7 +24,7 @@ AllVariants = Annotated[bool, typer.Option("--all-variants", help="Every variant
 Step = Annotated[bool, typer.Option("--step", help="Whole training steps instead of kernels.")]
 ModelNames = Annotated[
     list[str] | None,
-    typer.Option("--model", metavar="NAME", help="With --step: these models, may be repeated (qwen3-moe is one more)."),
+    typer.Option("--model", metavar="NAME", help="With --step: this model only; may be repeated."),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where JSON, CSV and charts go.")]
 Compare = Annotated[
@@ -149,12 +149,12 @@ def _ops(
 def _steps(
     run: Run, hardware: Hardware, names: list[str] | None, models: list[str] | None, limit: float | None
 ) -> Iterator[Record]:
-    from typing import Any
+    from typing import Any, get_args
 
-    from kernelkit.bench.step_cases import STANDARD
+    from kernelkit.bench.step_cases import Models
     from kernelkit.bench.steps import LIMIT, measure_steps
 
-    chosen: Any = models or STANDARD
+    chosen: Any = models or get_args(Models)
     for each in chosen:
         yield from measure_steps(each, run, hardware, names=names or (), limit=limit or LIMIT)
 

@@ -38,8 +38,9 @@ def assert_follows_eager(impl: str, device: str, dtype: torch.dtype, tolerance: 
     torch.testing.assert_close(losses(impl, device, dtype), expected, rtol=tolerance, atol=0)
 
 
-def test_the_loss_with_torchs_experts_follows_eagers() -> None:
-    assert_follows_eager("torch", "cpu", torch.float32, 1e-5)
+@pytest.mark.parametrize("impl", ["torch", pytest.param("compile", marks=pytest.mark.slow)])
+def test_the_loss_with_torchs_experts_follows_eagers(impl: str) -> None:
+    assert_follows_eager(impl, "cpu", torch.float32, 1e-5)
 
 
 @pytest.mark.gpu
