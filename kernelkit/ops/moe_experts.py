@@ -72,12 +72,19 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
 
 
 def sized_samples(
-    variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
+    variant: str, sizes: Mapping[str, Any], dtype: torch.dtype, device: torch.device, generator: torch.Generator
 ) -> Samples:
-    """64 tokens of ``hidden_size``, each to ``top_k`` of ``experts`` of ``intermediate_size``."""
-    hidden, width = sizes["hidden_size"], sizes["intermediate_size"]
+    """64 tokens of ``hidden_size``, each to ``top_k`` of ``experts`` of ``intermediate_size``.
+
+    All experts are as likely; with a ``routing`` of zipf expert n is so in proportion to 1 / n.
+    """
+    hidden, width, experts, top_k = (sizes[name] for name in ("hidden_size", "intermediate_size", "experts", "top_k"))
     count = math.prod(rows(sizes))
-    yield _call(variant, count, hidden, width, sizes["experts"], sizes["top_k"], dtype, device, generator), {}
+    states, index, *others = _call(variant, count, hidden, width, experts, top_k, dtype, device, generator)
+    if sizes.get("routing") == "zipf":
+        odds = 1 / torch.arange(1, experts + 1, dtype=torch.float32, device=device)
+        index = torch.multinomial(odds.expand(count, -1), top_k, generator=generator)
+    yield (states, index, *others), {}
 
 
 def _call(
@@ -118,6 +125,8 @@ def cost(arguments: Mapping[str, Any], backward: bool) -> Cost:
     return Cost(moved, (3 if backward else 1) * flops)
 
 
+_QWEN3_30B = {"hidden_size": 2048, "intermediate_size": 768, "experts": 128, "top_k": 8}
+
 OP = Op(
     name="moe_experts",
     variants={
@@ -132,7 +141,9 @@ OP = Op(
     long_rows={"length": 150, "hidden_size": 136, "intermediate_size": 152, "experts": 5, "top_k": 2},
     cost=cost,
     benchmarks=(
-        {"batch": 4, "length": 4096, "hidden_size": 2048, "intermediate_size": 768, "experts": 128, "top_k": 8},
+        {"batch": 4, "length": 4096, **_QWEN3_30B},
         {"batch": 4, "length": 4096, "hidden_size": 4096, "intermediate_size": 1536, "experts": 64, "top_k": 4},
+        {"batch": 1, "length": 512, **_QWEN3_30B},
+        {"batch": 4, "length": 4096, **_QWEN3_30B, "routing": "zipf"},
     ),
 )

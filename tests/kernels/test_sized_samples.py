@@ -63,3 +63,13 @@ def test_eager_is_as_good_as_itself_and_better_than_what_is_wrong(op, variant, d
     (call,) = sized(op, variant, dtype)
     assert list(deviations(eager, eager, call)) == []
     assert list(deviations(wrong, eager, call)) != []
+
+
+def test_a_routing_of_zipf_crowds_the_first_expert_and_takes_none_twice():
+    op, generator = default_registry().op("moe_experts"), torch.Generator().manual_seed(0)
+    sizes = {**SIZES, "experts": 16, "length": 200, "routing": "zipf"}
+    (call,) = Call.of_samples(op, op.sized_samples("standard", sizes, torch.float32, torch.device("cpu"), generator))
+    index = call.arguments["top_k_index"]
+    counts = index.flatten().bincount(minlength=16)
+    assert counts[0] == counts.max() > 4 * counts[8:].float().mean()
+    assert (index[:, 0] != index[:, 1]).all()
