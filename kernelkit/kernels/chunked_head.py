@@ -53,12 +53,13 @@ def counting_chunks(labels: Tensor, ignore_index: int, chunk_size: int) -> Itera
 
 
 def busy_chunks(
-    labels: Tensor, ignore_index: int, chunk_size: int, forget: Callable[[], None]
+    labels: Tensor, ignore_index: int, chunk_size: int, *results: Tensor | HeadGradients
 ) -> Iterator[tuple[slice, Tensor]]:
     """The same, each with the place of its results among the [T], while the device always has something to do.
 
     Where there may be several, the first is handed out before it is known that so many labels count, and is computed
-    while the answer is on its way. If it turns out that fewer do, ``forget`` is called: the first must leave no trace.
+    while the answer is on its way. If it turns out that fewer do, the ``results`` are zeroed, and those that do come
+    again. So this is for kernels that read nothing at a label that is no token.
     """
     counts, tokens = labels != ignore_index, labels.shape[0]
     order = counts.logical_not().byte().argsort(stable=True)
@@ -68,7 +69,8 @@ def busy_chunks(
         yield slice(0, done), order[:done]
     counted = answer()
     if counted < done:
-        forget()
+        for result in results:
+            result.zero_()
         done = 0
     rest = order[done:counted]
     for positions in rest.tensor_split(max(1, math.ceil(rest.shape[0] / chunk_size))):
@@ -130,9 +132,9 @@ class HeadGradients:
         """Take what the gradients are written to: of at least float32, unwritten, empty where not ``wanted``."""
         self.head, self.wanted = head, wanted
         self.of_hidden, self.of_weight, self.of_bias = of_hidden, of_weight, of_bias
-        self.forget()
+        self.zero_()
 
-    def forget(self) -> None:
+    def zero_(self) -> None:
         """Begin anew."""
         self.of_hidden.zero_()
         self.of_bias.zero_()

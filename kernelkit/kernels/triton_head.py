@@ -155,8 +155,7 @@ def _scale(gradient, factor, scaled, size, BLOCK: tl.constexpr):
 def scaled_gradient(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     """``scaled_gradient`` of the module of that name, which torch computes in twice the time for two dtypes."""
     scaled = empty_product(gradient, factor, dtype)
-    if gradient.numel() > 0:
-        _scale[(triton.cdiv(gradient.numel(), 4096),)](
-            gradient.contiguous(), factor, scaled, gradient.numel(), BLOCK=4096
-        )
+    size, block = gradient.numel(), 4096
+    if size > 0:
+        _scale[(triton.cdiv(size, block),)](gradient.contiguous(), factor, scaled, size, BLOCK=block)
     return scaled

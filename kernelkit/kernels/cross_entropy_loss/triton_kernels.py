@@ -263,15 +263,9 @@ def _sum(
     product = None if exponential else buffer(rows, part_size(size), vocabulary, total.dtype)
     gradient = buffer(rows, size, vocabulary, head.weight.dtype) if any(wanted) else None
     losses, arrived = total.new_zeros(tokens), labels.new_zeros(tokens, dtype=torch.int32)
-
-    def forget() -> None:
-        losses.zero_()
-        arrived.zero_()
-        gradients.forget()
-
     # A custom operator hides nothing from autocast, which would round what is multiplied here to sixteen bits.
     with without_autocast(labels):
-        for here, positions in busy_chunks(labels, ignore_index, chunk_size, forget):
+        for here, positions in busy_chunks(labels, ignore_index, chunk_size, gradients, losses, arrived):
             some_rows, targets, factors = rows[positions], labels[positions], None
             of_chunk = None if gradient is None else gradient[: len(positions)]
             if product is None:

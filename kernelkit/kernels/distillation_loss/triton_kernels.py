@@ -58,7 +58,7 @@ def distillation_loss(options: ChunkOptions) -> Kernel:
 
 
 CUT = Cut(block=2048, warps=4, registers=96)
-"""The fastest of thirty on an H100, for KL and for JSD."""
+"""The fastest of 29 on an H100 for the JSD, and within a percent of that for KL."""
 
 FORWARD_KL: tl.constexpr = tl.constexpr(0)
 REVERSE_KL: tl.constexpr = tl.constexpr(1)
@@ -337,15 +337,9 @@ def _sums(
     gradient = buffer(student_hidden, size, vocabulary, student.weight.dtype) if any(wanted) else None
     of_pieces = figures.new_zeros(tokens, CUT.pieces(vocabulary)[0], 3)
     arrived = labels.new_zeros(tokens, dtype=torch.int32)
-
-    def forget() -> None:
-        of_pieces.zero_()
-        arrived.zero_()
-        gradients.forget()
-
     # A custom operator hides nothing from autocast, which would round what is multiplied here to sixteen bits.
     with without_autocast(labels):
-        for here, positions in busy_chunks(labels, ignore_index, chunk_size, forget):
+        for here, positions in busy_chunks(labels, ignore_index, chunk_size, gradients, of_pieces, arrived):
             rows, teachers_rows, targets = student_hidden[positions], teacher_hidden[positions], labels[positions]
             for some in parts(positions.shape[0]):
                 size = some.stop - some.start

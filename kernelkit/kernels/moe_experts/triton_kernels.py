@@ -1,4 +1,4 @@
-"""The experts in Triton: what is around the grouped products happens inside them.
+"""The experts in Triton: grouped products, and few passes between them.
 
 Tokens are spread over their rows, and the first product applies the activation to what it accumulated. The backward
 computes the activation again from gate and up, in one pass with its gradient and that of the routing weights. Sums over

@@ -34,7 +34,7 @@ def _rows_of(block, blocks_ptr, ends_ptr, ROWS: tl.constexpr):
 
 @triton.jit
 def _left(rows, at, first, start, length, TMA: tl.constexpr, DEPTH: tl.constexpr):
-    """[ROWS, DEPTH] of ``rows`` [S, length]: those from ``first`` on, which are ``at`` these numbers where they are."""
+    """[ROWS, DEPTH] of ``rows`` [S, length] from ``first`` on. ``at``: their numbers, 0 beyond the expert's."""
     if TMA:
         tile = rows.load([first, start])
     else:
