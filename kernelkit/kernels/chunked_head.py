@@ -18,6 +18,9 @@ from kernelkit.kernels.matmul import add_mm_, mm
 PARTS, SMALLEST = 4, 256
 """In how many parts the logits of a chunk are computed, and the tokens below which a product only waits for weights."""
 
+TILE = 128
+"""Rows that a product computes at a time, at least: those of a tile that has fewer take as long."""
+
 
 class ChunkOptions(BaseModel):
     """What a config may set for a Triton loss.
@@ -27,7 +30,7 @@ class ChunkOptions(BaseModel):
             gradient of the head once, so that large chunks are faster. The gradient of a chunk has the dtype of the
             head; its logits are float32, and exist for a quarter of the chunk at a time, but for 256 tokens at least.
             None takes twice the hidden size, with which the gradient of a chunk takes as much memory as that of the
-            head, but 1024 tokens at least and 4096 at most.
+            head, but 1024 tokens at least and 4096 at most. Where no logits exist, it takes four times.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,7 +39,12 @@ class ChunkOptions(BaseModel):
 
     def tokens(self, weight: Tensor) -> int:
         """The size of a chunk for the head ``weight`` [V, H]."""
-        return self.chunk_size or min(max(2 * weight.shape[1], 1024), 4096)
+        return self.chunk_size or default_chunk(weight, 2)
+
+
+def default_chunk(weight: Tensor, of_hidden: int) -> int:
+    """The size of a chunk for the head ``weight`` [V, H]: so many times H, within limits."""
+    return min(max(of_hidden * weight.shape[1], 1024), 4096)
 
 
 def as_rows(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,10 +54,9 @@ def as_rows(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def counting_chunks(labels: Tensor, ignore_index: int, chunk_size: int) -> Iterator[Tensor]:
-    """Positions of the labels [T] that count, in chunks of one size up to rounding; this waits for the device."""
+    """Positions of the labels [T] that count, in chunks that differ little; this waits for the device."""
     positions = (labels != ignore_index).nonzero().flatten()
-    chunks = max(1, math.ceil(positions.shape[0] / chunk_size))
-    yield from positions.tensor_split(chunks)
+    yield from torch.split(positions, _even(positions.shape[0], chunk_size))
 
 
 def busy_chunks(
@@ -65,7 +72,7 @@ def busy_chunks(
     order = counts.logical_not().byte().argsort(stable=True)
     answer, done = _asked(counts.sum()), 0
     if tokens > chunk_size:
-        done = math.ceil(tokens / math.ceil(tokens / chunk_size))
+        done = _even(tokens, chunk_size)
         yield slice(0, done), order[:done]
     counted = answer()
     if counted < done:
@@ -73,10 +80,16 @@ def busy_chunks(
             result.zero_()
         done = 0
     rest = order[done:counted]
-    for positions in rest.tensor_split(max(1, math.ceil(rest.shape[0] / chunk_size))):
+    for positions in torch.split(rest, _even(counted - done, chunk_size)):
         if positions.shape[0]:
             yield slice(done, done + positions.shape[0]), positions
             done += positions.shape[0]
+
+
+def _even(tokens: int, chunk_size: int) -> int:
+    """The size of chunks that differ little, in whole tiles of a product."""
+    chunks = max(1, math.ceil(tokens / chunk_size))
+    return min(chunk_size, TILE * math.ceil(tokens / chunks / TILE)) or chunk_size
 
 
 def _asked(number: Tensor) -> Callable[[], int]:
@@ -150,8 +163,9 @@ class HeadGradients:
         if self.wanted[0]:
             of_rows = mm(gradient, self.head.weight)
             self.of_hidden[positions] = of_rows if factors is None else of_rows.mul_(factors[:, None])
+            del of_rows
         if self.wanted[1]:
-            scaled = rows if factors is None else (rows * factors[:, None]).to(rows.dtype)
+            scaled = rows if factors is None else torch.mul(rows, factors[:, None], out=torch.empty_like(rows))
             add_mm_(self.of_weight, gradient.t(), scaled, unwritten=self.unwritten)
             self.unwritten = False
         if self.wanted[2] and factors is None:

@@ -82,9 +82,10 @@ def published(partials, mask, missing):
 
 @triton.jit
 def softmax_of_piece(logits, factor):
-    """The maximum, and the sum of 2^(factor (logits - maximum)), along the first dimension."""
+    """The maximum along the first dimension, the powers 2^(factor (logits - maximum)), and their sum."""
     maximum = tl.maximum(tl.max(logits, axis=0), LOWEST)
-    return maximum, tl.sum(tl.exp2((logits - maximum) * factor), axis=0)
+    powers = tl.exp2((logits - maximum) * factor)
+    return maximum, powers, tl.sum(powers, axis=0)
 
 
 @triton.jit

@@ -152,9 +152,9 @@ def test_a_first_chunk_that_was_too_large_is_forgotten():
     assert not results.any()
 
 
-@pytest.mark.parametrize(("tokens", "chunks"), [(0, []), (2, [2]), (3, [3]), (4, [2, 2]), (10, [3, 3, 2, 2])])
-def test_chunks_are_of_one_size_up_to_rounding(tokens, chunks):
-    found = busy_chunks(torch.zeros(tokens, dtype=torch.int64), -100, 3)
+@pytest.mark.parametrize(("tokens", "chunks"), [(0, []), (300, [300]), (301, [256, 45]), (700, [256, 256, 188])])
+def test_chunks_differ_little_and_consist_of_whole_tiles(tokens, chunks):
+    found = busy_chunks(torch.zeros(tokens, dtype=torch.int64), -100, 300)
     assert [positions.shape[0] for _, positions in found] == chunks
 
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernelkit.kernels.head import Head
-from kernelkit.kernels.triton_head import LOG2_E, LOWEST, NATIVE, tanh
+from kernelkit.kernels.triton_head import LN_2, LOG2_E, LOWEST, NATIVE, tanh
 from kernelkit.kernels.triton_launch import blocks_of, power_of_two, processors
 
-FARTHEST = 60.0
-"""How far a logit may be above the label's: e^60 times any vocabulary is far inside bfloat16, and so is its inverse."""
+FARTHEST = 86.0
+"""By which power of two an exponential may exceed the label's: times any vocabulary it is far inside bfloat16."""
 
 ROWS, COLUMNS, DEPTH = 128, 256, 64
 OPTIONS = {"num_warps": 8, "num_stages": 3}
@@ -31,10 +31,15 @@ SMALL = (32, 64, 32)
 
 
 def is_possible(rows: Tensor, weight: Tensor) -> bool:
-    """Whether this device has the instructions, and these tensors the layout, for the product's loads."""
+    """Whether these tensors have the layout, and their device the instructions, for the product's loads."""
+    return suits(rows, weight) and weight.data_ptr() % 16 == 0
+
+
+def suits(rows: Tensor, weight: Tensor) -> bool:
+    """The same of tensors that need not exist, which hardly ever lie elsewhere."""
     if rows.dtype != torch.bfloat16 or weight.dtype != torch.bfloat16 or weight.stride(1) != 1:
         return False
-    if rows.shape[1] % 8 or weight.stride(0) % 8 or weight.data_ptr() % 16:
+    if rows.shape[1] % 8 or weight.stride(0) % 8:
         return False
     if not rows.is_cuda:
         return not NATIVE.value
@@ -56,13 +61,15 @@ def write_exponentials(
     columns = blocks_of(tile[1], vocabulary)
     programs = min(processors(rows), blocks_of(tile[0], number) * columns)
     of_label, base, factors = losses.new_empty(3, number).unbind()
+    labelled = labels.new_zeros(blocks_of(tile[0], number), 2 * columns, dtype=torch.int8)
     maxima, sums = losses.new_empty(2, columns, number).unbind()
     again = labels.new_zeros((), dtype=torch.int32)
     scale, cap, stored = head.logit_scale, head.softcap or 1.0, exponentials is not None
     form = {"BIASED": head.bias is not None, "CAPPED": head.softcap is not None}
     _label_logits[(number,)](
-        rows, head.weight, head.bias, labels, of_label, base, vocabulary, rows.shape[1], head.weight.stride(0),
-        scale, cap, BLOCK=min(1024, power_of_two(rows.shape[1])), **form,
+        rows, head.weight, head.bias, labels, of_label, base, labelled, vocabulary, rows.shape[1],
+        head.weight.stride(0), scale, cap, 2 * columns, BLOCK=min(1024, power_of_two(rows.shape[1])), ROWS=tile[0],
+        HALF=tile[1] // 2, **form,
     )  # fmt: skip
     loads = [TensorDescriptor.from_tensor(rows, [tile[0], tile[2]])]
     loads += [TensorDescriptor.from_tensor(head.weight, [tile[1], tile[2]])]
@@ -70,7 +77,8 @@ def write_exponentials(
     written = (losses, 0) if exponentials is None else (exponentials, exponentials.stride(0))
     for second in (False, True):
         _tiles[(programs,)](
-            *loads, stores, head.bias, labels, base, again, maxima, sums, number, vocabulary, rows.shape[1], scale, cap,
+            *loads, stores, head.bias, labels, base, labelled, again, maxima, sums, number, vocabulary, rows.shape[1],
+            scale, cap,
             STORED=stored, SECOND=second, ROWS=tile[0], COLUMNS=tile[1], DEPTH=tile[2], PROGRAMS=programs,
             **form, **OPTIONS,
         )  # fmt: skip
@@ -89,10 +97,13 @@ def _halves(exponentials: Tensor, tile: tuple[int, int, int]) -> TensorDescripto
 
 @triton.jit
 def _label_logits(
-    rows, weight, bias, labels, of_label, base, vocabulary, length, stride, scale, cap,
-    BIASED: tl.constexpr, CAPPED: tl.constexpr, BLOCK: tl.constexpr,
+    rows, weight, bias, labels, of_label, base, labelled, vocabulary, length, stride, scale, cap, halves,
+    BIASED: tl.constexpr, CAPPED: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
-    """The logit of each row's label; nan for a label that is no token, of which nothing is read."""
+    """The logit of each row's label; nan for a label that is no token, of which nothing is read.
+
+    ``base`` has it as a power of two, and ``labelled`` [row blocks, halves] says which half tiles have a label.
+    """
     row = tl.program_id(0).to(tl.int64)
     label = tl.load(labels + row)
     inside = (label >= 0) & (label < vocabulary)
@@ -109,18 +120,20 @@ def _label_logits(
     if CAPPED:
         logit = tanh(logit / cap) * cap
     tl.store(of_label + row, tl.where(inside, logit, float("nan")))
-    tl.store(base + row, tl.where(inside, logit, 0.0))
+    tl.store(base + row, tl.where(inside, logit * LOG2_E, 0.0))
+    tl.store(labelled + row // ROWS * halves + label // HALF, 1, mask=inside)
 
 
 @triton.jit
 def _tiles(
-    rows, weight, exponentials, bias, labels, base, again, maxima, sums, number, vocabulary, length, scale, cap,
+    rows, weight, exponentials, bias, labels, base, labelled, again, maxima, sums, number, vocabulary, length,
+    scale, cap,
     BIASED: tl.constexpr, CAPPED: tl.constexpr, STORED: tl.constexpr, SECOND: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PROGRAMS: tl.constexpr,
 ):  # fmt: skip
     """The product by tiles, those of a block of the weight one after the other, and what becomes of each half tile.
 
-    ``maxima`` and ``sums`` [tiles of a row, N] are of the logits, and of the exponentials but the label's.
+    ``sums`` [tiles of a row, N] are of the exponentials but the label's, ``maxima`` of their logarithms to base two.
     """
     if SECOND:
         if tl.load(again) == 0:
@@ -138,16 +151,18 @@ def _tiles(
             product = tl.dot(left, right.T, product)
         row = first + tl.arange(0, ROWS)
         there = row < number
-        label = tl.load(labels + row, mask=there, other=-1)
+        label = tl.load(labels + row, mask=there, other=-1).to(tl.int32)
         zero = tl.load(base + row, mask=there, other=0.0)
         low, high = tl.split(tl.permute(tl.reshape(product, (ROWS, 2, HALF)), (0, 2, 1)))
+        half = tile % blocks * (2 * tl.cdiv(vocabulary, COLUMNS)) + tile // blocks * 2
         maximum, total = _half(
-            low, exponentials, bias, first, column, label, zero, vocabulary, scale, cap, BIASED, CAPPED, STORED, HALF
-        )
-        column += HALF
+            low, exponentials, bias, first, column, label, tl.load(labelled + half), zero, vocabulary, scale, cap,
+            BIASED, CAPPED, STORED, HALF,
+        )  # fmt: skip
         other, more = _half(
-            high, exponentials, bias, first, column, label, zero, vocabulary, scale, cap, BIASED, CAPPED, STORED, HALF
-        )
+            high, exponentials, bias, first, column + HALF, label, tl.load(labelled + half + 1), zero, vocabulary,
+            scale, cap, BIASED, CAPPED, STORED, HALF,
+        )  # fmt: skip
         at = (tile // blocks).to(tl.int64) * number + row
         tl.store(maxima + at, tl.maximum(maximum, other), mask=there)
         tl.store(sums + at, total + more, mask=there)
@@ -155,25 +170,29 @@ def _tiles(
 
 @triton.jit
 def _half(
-    product, exponentials, bias, first, column, label, zero, vocabulary, scale, cap,
+    product, exponentials, bias, first, column, label, labelled, zero, vocabulary, scale, cap,
     BIASED: tl.constexpr, CAPPED: tl.constexpr, STORED: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
+    """Few instructions for an entry, since nothing is multiplied meanwhile: most halves are whole and have no label."""
     columns = column + tl.arange(0, HALF)
-    inside = (columns < vocabulary)[None, :]
-    logits = product
     if BIASED:
-        logits += tl.load(bias + columns, mask=columns < vocabulary, other=0.0).to(tl.float32)[None, :]
-    logits = logits * scale
+        product += tl.load(bias + columns, mask=columns < vocabulary, other=0.0).to(tl.float32)[None, :]
     if CAPPED:
-        logits = tanh(logits / cap) * cap
-    logits = tl.where(inside, logits, float("-inf"))
-    powers = tl.exp2((logits - zero[:, None]) * LOG2_E)
-    maximum = tl.max(logits, axis=1)
-    total = tl.sum(tl.where(columns[None, :] == label[:, None], 0.0, powers), axis=1)
+        slope = tanh(product * (scale / cap))
+        powers = slope * (cap * LOG2_E) - zero[:, None]
+    else:
+        powers = product * (scale * LOG2_E) - zero[:, None]
+    if column + HALF > vocabulary:
+        powers = tl.where((columns < vocabulary)[None, :], powers, float("-inf"))
+    maximum = tl.max(powers, axis=1)
+    powers = tl.exp2(powers)
+    if labelled != 0:
+        total = tl.sum(tl.where(columns[None, :] == label[:, None], 0.0, powers), axis=1)
+    else:
+        total = tl.sum(powers, axis=1)
     if STORED:
         if CAPPED:
-            slope = logits / cap
-            powers = tl.where(inside, powers * (1.0 - slope * slope), 0.0)
+            powers *= 1.0 - slope * slope
         exponentials.store([first, column], powers.to(tl.bfloat16))
     return maximum, total
 
@@ -198,15 +217,16 @@ def _rows(
         total += tl.sum(tl.load(sums + at, mask=mask, other=0.0), axis=0)
     zero = tl.load(base + row, mask=there, other=0.0)
     if not SECOND:
-        far = there & (maximum - zero > farthest)
-        tl.store(base + row, maximum, mask=far)
+        far = there & (maximum > farthest)
+        tl.store(base + row, zero + maximum, mask=far)
         tl.atomic_max(again, tl.max(far.to(tl.int32), axis=0))
     else:
         logit = tl.load(of_label + row, mask=there, other=0.0)
-        own = tl.exp2((logit - zero) * LOG2_E)
+        power = logit * LOG2_E - zero
+        own = tl.exp2(power)
         whole = total + own
-        normaliser = tl.log(whole) + zero
-        loss = normaliser - logit
+        loss = (tl.log2(whole) - power) * LN_2
+        normaliser = loss + logit
         of_label_entry = -total
         factor = scale / whole
         if SQUARED:

@@ -21,11 +21,12 @@ from kernelkit.kernels.chunked_head import (
     buffer,
     buffer_bytes,
     busy_chunks,
+    default_chunk,
     part_size,
     parts,
 )
 from kernelkit.kernels.cross_entropy_loss.eager import project
-from kernelkit.kernels.cross_entropy_loss.triton_exponential_kernels import is_possible, write_exponentials
+from kernelkit.kernels.cross_entropy_loss.triton_exponential_kernels import is_possible, suits, write_exponentials
 from kernelkit.kernels.custom_op import custom_op
 from kernelkit.kernels.dtypes import without_autocast
 from kernelkit.kernels.head import Head
@@ -74,7 +75,7 @@ def cross_entropy_loss(options: ChunkOptions) -> Kernel:
         targets = labels.reshape(-1).to(hidden_states.device)
         head = (*as_rows(hidden_states, weight), bias)
         wanted = [torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in head]
-        how = softcap, float(logit_scale), float(z_loss_coef), ignore_index, options.tokens(weight)
+        how = softcap, float(logit_scale), float(z_loss_coef), ignore_index, options.chunk_size
         total, *_ = _sum(*head, targets, *how, wanted)
         loss = per_item(total, targets != ignore_index, num_items_in_batch)
         if not return_logits:
@@ -132,7 +133,7 @@ def _piece(
     logits = head_logits(product, bias, columns, mask, scale, cap, BIASED, CAPPED)
 
     if FIRST == STATISTICS:
-        maximum, total = softmax_of_piece(tl.where(mask, logits, float("-inf")), LOG2_E)
+        maximum, _, total = softmax_of_piece(tl.where(mask, logits, float("-inf")), LOG2_E)
         tl.store(partials + piece, maximum)
         tl.store(partials + PIECES + piece, total)
         if LAST > STATISTICS:
@@ -233,9 +234,15 @@ def _empty_output(rows: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, T
     return rows.new_empty((), dtype=dtype), of_rows, of_weight, of_bias
 
 
+def _chunk_size(given: int | None, weight: Tensor, exponential: bool) -> int:
+    return given or default_chunk(weight, 4 if exponential else 2)
+
+
 def _scratch(*args: Any) -> int:
-    weight, labels, chunk_size, wanted = (args[index] for index in (1, 3, 8, 9))
-    return buffer_bytes(weight, min(chunk_size, labels.numel()), heads=1, trained=any(wanted))
+    rows, weight, labels, chunk_size, wanted = (args[index] for index in (0, 1, 3, 8, 9))
+    exponential = suits(rows, weight)
+    tokens = min(_chunk_size(chunk_size, weight, exponential), labels.numel())
+    return buffer_bytes(weight, tokens, heads=0 if exponential else 1, trained=any(wanted))
 
 
 @custom_op("triton_linear_cross_entropy", fake=_empty_output, scratch=_scratch)
@@ -248,7 +255,7 @@ def _sum(
     logit_scale: float,
     z_loss_coef: float,
     ignore_index: int,
-    chunk_size: int,
+    chunk_size: int | None,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The sum over the labels [T] that count, and its gradients for rows [T, H], weight and bias, where ``wanted``."""
@@ -259,6 +266,7 @@ def _sum(
         head = head.ready()
     gradients = HeadGradients(head, of_rows, of_weight, of_bias, wanted)
     tokens, vocabulary = labels.shape[0], weight.shape[0]
+    chunk_size = _chunk_size(chunk_size, weight, exponential)
     size = min(chunk_size, tokens)
     product = None if exponential else buffer(rows, part_size(size), vocabulary, total.dtype)
     gradient = buffer(rows, size, vocabulary, head.weight.dtype) if any(wanted) else None

@@ -57,8 +57,8 @@ def distillation_loss(options: ChunkOptions) -> Kernel:
     return loss_by_chunks(lambda *arguments: _sums(*arguments), options.tokens)
 
 
-CUT = Cut(block=2048, warps=4, registers=96)
-"""The fastest of 29 on an H100 for the JSD, and within a percent of that for KL."""
+CUT = Cut(block=4096, warps=8, registers=80)
+"""The fastest of eleven on an H100, for KL and for the JSD."""
 
 FORWARD_KL: tl.constexpr = tl.constexpr(0)
 REVERSE_KL: tl.constexpr = tl.constexpr(1)
@@ -70,33 +70,24 @@ GRADIENT: tl.constexpr = tl.constexpr(2)
 
 
 @triton.jit
-def _divergence(log_p, log_q, beta, KIND: tl.constexpr):
-    """Terms of the divergence, and a, k and q such that its gradient is a - q (sum of k), in units of ln 2 but for KL.
+def _divergence(p, q, d, beta, KIND: tl.constexpr):
+    """Terms of the divergence, and a such that its gradient is a - q, or else q (a - sum of q a); in units of ln 2.
 
-    With d = log(P/Q), log(M/Q) is d + log(1 + (1 - beta)(Q/P - 1)) or log(1 + beta (P/Q - 1)), of which the one is
+    With d = log2(P/Q), log2(M/Q) is d + log2(1 + (1 - beta)(Q/P - 1)) or log2(1 + beta (P/Q - 1)), of which the one is
     taken whose quotient is below 1. It vanishes with d: taken from log(M) and log(Q), what is left of two equal models
     would be rounding errors.
     """
     if KIND == FORWARD_KL:
-        p = tl.exp2(log_p)
-        q = tl.exp2(log_q)
-        terms = p * (log_p - log_q)
-        slope = q - p
+        terms = p * d
+        slope = -p
     elif KIND == REVERSE_KL:
-        q = tl.exp2(log_q)
-        terms = q * (log_q - log_p)
-        slope = terms
+        slope = -d
+        terms = q * slope
     else:
-        d = log_p - log_q
-        quotient = tl.exp2(-tl.abs(d))
-        larger = tl.exp2(tl.maximum(log_p, log_q))
-        smaller = larger * quotient
-        p = tl.where(d > 0, larger, smaller)
-        q = tl.where(d > 0, smaller, larger)
-        rest = log2(1.0 + tl.where(d > 0, 1.0 - beta, beta) * (quotient - 1.0))
-        slope = (beta - 1.0) * q * (tl.maximum(d, 0.0) + rest)
-        terms = beta * p * (tl.minimum(d, 0.0) - rest) + slope
-    return terms, slope, q
+        rest = log2(1.0 + tl.where(d > 0, 1.0 - beta, beta) * (tl.exp2(-tl.abs(d)) - 1.0))
+        slope = (beta - 1.0) * (tl.maximum(d, 0.0) + rest)
+        terms = beta * p * (tl.minimum(d, 0.0) - rest) + q * slope
+    return terms, slope
 
 
 @triton.jit
@@ -151,17 +142,17 @@ def _piece(
     factor = (1.0 / temperature) * LOG2_E
     s = head_logits(student, student_bias, columns, mask, student_scale, student_cap, STUDENT_BIASED, STUDENT_CAPPED)
     t = head_logits(teacher, teacher_bias, columns, mask, teacher_scale, teacher_cap, TEACHER_BIASED, TEACHER_CAPPED)
-    t = t.to(dtype)
+    s, t = tl.where(mask, s, LOWEST), tl.where(mask, t.to(dtype), LOWEST)
 
-    # Sums over both models are taken together, which halves the times that a program's warps wait for each other.
+    # Both models are reduced together, which halves the times that a program's warps wait for each other.
     model = tl.arange(0, 2)
+    own_maxima, powers, sums = softmax_of_piece(tl.join(s, t), factor)
 
     if FIRST == STATISTICS:
-        maxima, sums = softmax_of_piece(tl.where(mask[:, None], tl.join(s, t), float("-inf")), factor)
-        tl.store(partials + model * PIECES + piece, maxima)
+        tl.store(partials + model * PIECES + piece, own_maxima)
         tl.store(partials + (2 + model) * PIECES + piece, sums)
         if WARM:
-            _, hard_sum = softmax_of_piece(tl.where(mask, s, float("-inf")), LOG2_E)
+            _, _, hard_sum = softmax_of_piece(s, LOG2_E)
             tl.store(partials + 4 * PIECES + piece, hard_sum)
         if LAST > STATISTICS:
             arrive(arrived + row)
@@ -171,51 +162,56 @@ def _piece(
         index = tl.arange(0, PIECES)
         there = index < pieces
         of_models = partials + model[None, :] * PIECES + index[:, None]
-        maxima = published(of_models, there[:, None], LOWEST)
+        all_maxima = published(of_models, there[:, None], LOWEST)
         sums = published(of_models + 2 * PIECES, there[:, None], 0.0)
-        maximum, log = softmax_of_pieces(maxima, sums, factor)
-        student_maximum, teacher_maximum = tl.split(maximum)
-        student_log, teacher_log = tl.split(log)
+        maxima, logs = softmax_of_pieces(all_maxima, sums, factor)
+        student_maximum, teacher_maximum = tl.split(maxima)
+        student_log, teacher_log = tl.split(logs)
         hard_log = student_log
         if WARM:
-            maxima = published(partials + index, there, LOWEST)
             sums = published(partials + 4 * PIECES + index, there, 0.0)
-            _, hard_log = softmax_of_pieces(maxima, sums, LOG2_E)
-        log_q = (s - student_maximum) * factor - student_log
-        log_p = (t - teacher_maximum) * factor - teacher_log
-        terms, slope, q = _divergence(log_p, log_q, beta, KIND)
+            _, hard_log = softmax_of_pieces(published(partials + index, there, LOWEST), sums, LOG2_E)
+        q, p = tl.split(powers * tl.exp2((own_maxima - maxima) * factor - logs)[None, :])
+        d = (t - s) * factor + ((student_maximum - teacher_maximum) * factor + (student_log - teacher_log))
+        terms, slope = _divergence(p, q, d, beta, KIND)
         label = tl.load(labels + row)
 
         if FIRST <= DIVERGENCE:
-            if KIND != FORWARD_KL:
-                tl.store(partials + 5 * PIECES + piece, tl.sum(tl.where(mask, slope, 0.0), axis=0))
+            figures += (row * pieces + piece) * 3
+            if KIND == FORWARD_KL:
+                divergence = tl.sum(terms, axis=0)
+            else:
+                divergence, own = tl.split(tl.sum(tl.join(terms, q * slope), axis=0))
+                tl.store(partials + 5 * PIECES + piece, own)
                 if FIRST == STATISTICS and LAST == GRADIENT:
                     arrive(arrived + row)
-            figures += (row * pieces + piece) * 3
-            same = mask & (s == student_maximum) & (t == teacher_maximum)
-            both = tl.join(tl.where(mask, terms, 0.0) * LN_2, same.to(dtype))
-            tl.store(figures + model, tl.sum(both, axis=0))
-            hard = cross_entropy(
-                student,
-                student_bias,
-                tl.where(piece == 0, label, -1),
-                vocabulary,
-                student_scale,
-                student_cap,
-                student_maximum,
-                hard_log,
-                STUDENT_BIASED,
-                STUDENT_CAPPED,
-            )
-            tl.store(figures + 2, tl.where(piece == 0, hard, 0.0))
+            tl.store(figures, divergence * LN_2)
+            if tl.sum((own_maxima == maxima).to(tl.int32), axis=0) == 2:
+                same = (s == student_maximum) & (t == teacher_maximum)
+                tl.store(figures + 1, tl.sum(same.to(dtype), axis=0))
+            if piece == 0:
+                hard = cross_entropy(
+                    student,
+                    student_bias,
+                    label,
+                    vocabulary,
+                    student_scale,
+                    student_cap,
+                    student_maximum,
+                    hard_log,
+                    STUDENT_BIASED,
+                    STUDENT_CAPPED,
+                )
+                tl.store(figures + 2, hard)
 
         if LAST == GRADIENT:
-            of_logits = slope * soft_share
-            if KIND != FORWARD_KL:
+            if KIND == FORWARD_KL:
+                of_logits = (q + slope) * soft_share
+            else:
                 if FIRST == STATISTICS:
                     wait(arrived + row, 2 * pieces)
                 own = tl.sum(published(partials + 5 * PIECES + index, there, 0.0), axis=0)
-                of_logits = (slope - q * own) * (soft_share * LN_2)
+                of_logits = q * ((slope - own) * (soft_share * LN_2))
             if MIXED:
                 hard_q = q
                 if WARM:

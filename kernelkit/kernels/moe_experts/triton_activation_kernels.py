@@ -10,7 +10,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernelkit.kernels.triton_head import LOG2_E, NATIVE
 from kernelkit.kernels.triton_launch import blocks_of, power_of_two
+
+
+@triton.jit
+def sigmoid(x):
+    """Without the care that a division takes of its range: what is divided by is never below 1."""
+    above = 1.0 + tl.exp2(x * -LOG2_E)
+    if NATIVE:
+        inverse = tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [above], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        inverse = 1.0 / above
+    return inverse
 
 
 @triton.jit
@@ -57,13 +71,13 @@ def _of_activation(
                 tl.load(gate_up_ptr.to(tl.pointer_type(tl.int32)) + at, mask=mask, other=0), dtype
             )
             gate, up = clamped(free_gate, free_up, limit)
-            share = tl.sigmoid(gate * alpha)
+            share = sigmoid(gate * alpha)
             slope = share * (1.0 + alpha * gate * (1.0 - share))
         else:
             both = row[:, None] * (2 * width) + columns[None, :]
             gate = tl.load(gate_up_ptr + both, mask=mask, other=0.0).to(tl.float32)
             up = tl.load(gate_up_ptr + both + width, mask=mask, other=0.0).to(tl.float32)
-            share = tl.sigmoid(gate)
+            share = sigmoid(gate)
             slope = share * (1.0 + gate * (1.0 - share))
         activated, of_routed = up * gate * share, of_activated * routed
         total += of_activated * activated

@@ -19,7 +19,7 @@ class Blocks(NamedTuple):
         warps: of a program.
         stages: how many blocks are in shared memory or on the way to it.
         group: blocks of rows that go through all columns of a weight together.
-        flatten: load for the next tile while the last one is stored; not for the gradients of weights.
+        flatten: let Triton load for the next tile while the last one is stored; the gradients of weights always do.
         resident: programs that share a processor.
     """
 
@@ -38,7 +38,7 @@ HOPPER = {
     "down": Blocks(128, 256, 64, 8, 4, flatten=True),
     "of_activated": Blocks(128, 256, 64, 8, 4, flatten=True),
     "of_rows": Blocks(128, 256, 64, 8, 4, flatten=True),
-    "of_down": Blocks(256, 128, 32, 8, 6),
+    "of_down": Blocks(128, 256, 64, 8, 4),
     "of_up": Blocks(128, 256, 64, 8, 4),
 }
 """By product, where the device copies tensors by itself.

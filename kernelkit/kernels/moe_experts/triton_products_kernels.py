@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from triton.tools.ragged_tma import load_ragged
 
-from kernelkit.kernels.moe_experts.triton_activation_kernels import clamped, paired
+from kernelkit.kernels.moe_experts.triton_activation_kernels import clamped, paired, sigmoid
 
 
 @triton.jit
@@ -132,12 +132,12 @@ def up(
             pairs = gate_up_ptr.to(tl.pointer_type(tl.int32)) + rows * width + columns[None, :]
             tl.store(pairs, paired(gate.to(dtype), up.to(dtype)), mask)
             gate, up = clamped(gate, up, limit)
-            activated = up * gate * tl.sigmoid(gate * alpha)
+            activated = up * gate * sigmoid(gate * alpha)
         else:
             gate, up = _halves(both, ROWS, COLUMNS)
             tl.store(gate_up_ptr + rows * (2 * width) + columns[None, :], gate.to(dtype), mask)
             tl.store(gate_up_ptr + rows * (2 * width) + (width + columns)[None, :], up.to(dtype), mask)
-            activated = up * gate * tl.sigmoid(gate)
+            activated = up * gate * sigmoid(gate)
         tl.store(activated_ptr + rows * width + columns[None, :], activated.to(dtype), mask)
 
 
@@ -190,24 +190,49 @@ def _of_expert(
 
 
 @triton.jit
+def _ends_of(expert, ends_ptr):
+    """The first row of an expert, and the one after its last."""
+    return tl.load(ends_ptr + expert - 1, mask=expert > 0, other=0), tl.load(ends_ptr + expert)
+
+
+@triton.jit
+def _steps(tiles, each, ends_ptr, programs, DEPTH: tl.constexpr):
+    """How many blocks of rows this program multiplies in all of its tiles; one of zeros where an expert has none."""
+    steps = 0
+    for start in range(tl.program_id(0), tiles, 128 * programs):
+        tile = start + tl.arange(0, 128) * programs
+        begin, end = _ends_of(tl.minimum(tile, tiles - 1) // each, ends_ptr)
+        steps += tl.sum(tl.where(tile < tiles, tl.maximum(tl.cdiv(end - begin, DEPTH), 1), 0))
+    return steps
+
+
+@triton.jit
 def of_weight(
     left, right, ends_ptr, output_ptr, experts, height, width, programs,
     TMA: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """[experts, height, width]: the sum over an expert's rows of left [height] times right [width].
 
-    Experts' rows differ in number, so that Triton cannot load for the next tile while one is stored.
+    One loop goes through the blocks of rows of all tiles, so that the next tile's are loaded while one is stored.
+    Triton makes such a loop of two by itself only where all tiles have as many.
     """
     high, each = tl.cdiv(height, ROWS), tl.cdiv(height, ROWS) * tl.cdiv(width, COLUMNS)
-    for tile in range(tl.program_id(0), experts * each, programs):
-        expert, within = tile // each, tile % each
-        row, column = (within % high) * ROWS, (within // high) * COLUMNS
-        begin, end = tl.load(ends_ptr + expert - 1, mask=expert > 0, other=0), tl.load(ends_ptr + expert)
-        total = tl.zeros((ROWS, COLUMNS), tl.float32)
-        for start in range(begin, end, DEPTH):
-            a = _of_expert(left, begin, end, start, row, height, TMA, DEPTH, ROWS)
-            b = _of_expert(right, begin, end, start, column, width, TMA, DEPTH, COLUMNS)
-            total = tl.dot(a.T, b, total, input_precision="ieee")
-        rows = row + tl.arange(0, ROWS)
-        output = output_ptr + (expert.to(tl.int64) * height + rows)[:, None] * width
-        _store(output, total, rows < height, column, width, ROWS, COLUMNS)
+    tile = tl.program_id(0) - programs
+    expert, row, column, begin, end, start = tile, 0, 0, 0, 0, 0
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for _ in range(_steps(experts * each, each, ends_ptr, programs, DEPTH)):
+        start += DEPTH
+        if start >= end:
+            tile += programs
+            expert = tile // each
+            row, column = (tile % each % high) * ROWS, (tile % each // high) * COLUMNS
+            begin, end = _ends_of(expert, ends_ptr)
+            start = begin
+        a = _of_expert(left, begin, end, start, row, height, TMA, DEPTH, ROWS)
+        b = _of_expert(right, begin, end, start, column, width, TMA, DEPTH, COLUMNS)
+        total = tl.dot(a.T, b, total, input_precision="ieee")
+        if start + DEPTH >= end:
+            rows = row + tl.arange(0, ROWS)
+            output = output_ptr + (expert.to(tl.int64) * height + rows)[:, None] * width
+            _store(output, total, rows < height, column, width, ROWS, COLUMNS)
+            total = tl.zeros((ROWS, COLUMNS), tl.float32)
