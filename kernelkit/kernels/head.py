@@ -25,6 +25,11 @@ class Head:
     softcap: float | None
     logit_scale: float
 
+    @property
+    def parts(self) -> tuple[Tensor | None, float | None, float | None]:
+        """Bias, scale and softcap, each None where it changes nothing: a Triton kernel is compiled without it."""
+        return self.bias, None if self.logit_scale == 1.0 else self.logit_scale, self.softcap
+
     def ready(self) -> Head:
         """This head with its weight in the dtype of the product and its bias contiguous, for use on several chunks."""
         bias = None if self.bias is None else self.bias.contiguous()

@@ -114,33 +114,34 @@ def tanh(x):
 
 
 @triton.jit
-def head_logits(product, bias, columns, mask, scale, cap, BIASED: tl.constexpr, CAPPED: tl.constexpr):
-    """The head's logits at ``columns``, of its product with the hidden states; finite off ``mask``."""
+def head_logits(product, columns, mask, bias, scale, cap):
+    """The logits at ``columns``, of the product of a head that ``Head.parts`` describes; finite off ``mask``."""
     logits = tl.load(product + columns, mask=mask, other=0.0)
-    if BIASED:
+    if bias is not None:
         logits += tl.load(bias + columns, mask=mask, other=0.0).to(logits.dtype)
-    logits = logits * scale
-    if CAPPED:
+    if scale is not None:
+        logits = logits * scale
+    if cap is not None:
         logits = tanh(logits / cap) * cap
     return logits
 
 
 @triton.jit
-def head_chain(gradient, logits, scale, cap, CAPPED: tl.constexpr):
+def head_chain(gradient, logits, scale, cap):
     """The gradient of that product, from the gradient of the logits."""
-    if CAPPED:
+    if cap is not None:
         slope = logits / cap
         gradient = gradient * (1.0 - slope * slope)
-    return gradient * scale
+    if scale is not None:
+        gradient = gradient * scale
+    return gradient
 
 
 @triton.jit
-def cross_entropy(
-    product, bias, label, vocabulary, scale, cap, maximum, log_sum, BIASED: tl.constexpr, CAPPED: tl.constexpr
-):
+def cross_entropy(product, label, vocabulary, bias, scale, cap, maximum, log_sum):
     """That of a row's label. A label that is no token makes it nan, and reads nothing past the row."""
     inside = (label >= 0) & (label < vocabulary)
-    of_label = head_logits(product, bias, label, inside, scale, cap, BIASED, CAPPED)
+    of_label = head_logits(product, label, inside, bias, scale, cap)
     return maximum - tl.where(inside, of_label, float("nan")) + log_sum * LN_2
 
 

@@ -64,12 +64,10 @@ def write_exponentials(
     labelled = labels.new_zeros(blocks_of(tile[0], number), 2 * columns, dtype=torch.int8)
     maxima, sums = losses.new_empty(2, columns, number).unbind()
     again = labels.new_zeros((), dtype=torch.int32)
-    scale, cap, stored = head.logit_scale, head.softcap or 1.0, exponentials is not None
-    form = {"BIASED": head.bias is not None, "CAPPED": head.softcap is not None}
+    bias, scale, cap, stored = head.bias, head.logit_scale, head.softcap, exponentials is not None
     _label_logits[(number,)](
-        rows, head.weight, head.bias, labels, of_label, base, labelled, vocabulary, rows.shape[1],
-        head.weight.stride(0), scale, cap, 2 * columns, BLOCK=min(1024, power_of_two(rows.shape[1])), ROWS=tile[0],
-        HALF=tile[1] // 2, **form,
+        rows, head.weight, labels, of_label, base, labelled, vocabulary, rows.shape[1], head.weight.stride(0),
+        2 * columns, bias, scale, cap, BLOCK=min(1024, power_of_two(rows.shape[1])), ROWS=tile[0], HALF=tile[1] // 2,
     )  # fmt: skip
     loads = [TensorDescriptor.from_tensor(rows, [tile[0], tile[2]])]
     loads += [TensorDescriptor.from_tensor(head.weight, [tile[1], tile[2]])]
@@ -77,15 +75,14 @@ def write_exponentials(
     written = (losses, 0) if exponentials is None else (exponentials, exponentials.stride(0))
     for second in (False, True):
         _tiles[(programs,)](
-            *loads, stores, head.bias, labels, base, labelled, again, maxima, sums, number, vocabulary, rows.shape[1],
-            scale, cap,
-            STORED=stored, SECOND=second, ROWS=tile[0], COLUMNS=tile[1], DEPTH=tile[2], PROGRAMS=programs,
-            **form, **OPTIONS,
+            *loads, stores, labels, base, labelled, again, maxima, sums, number, vocabulary, rows.shape[1],
+            bias, scale, cap, STORED=stored, SECOND=second, ROWS=tile[0], COLUMNS=tile[1], DEPTH=tile[2],
+            PROGRAMS=programs, **OPTIONS,
         )  # fmt: skip
         _rows[(blocks_of(16, number),)](
             labels, of_label, base, again, maxima, sums, losses, factors, *written, number, vocabulary, columns,
-            FARTHEST, scale, cap, z_loss_coef, CAPPED=form["CAPPED"], STORED=stored, SQUARED=z_loss_coef != 0.0,
-            SECOND=second, ROWS=16, BLOCK=64,
+            FARTHEST, scale, cap, z_loss_coef, STORED=stored, SQUARED=z_loss_coef != 0.0, SECOND=second,
+            ROWS=16, BLOCK=64,
         )  # fmt: skip
     return factors
 
@@ -97,8 +94,8 @@ def _halves(exponentials: Tensor, tile: tuple[int, int, int]) -> TensorDescripto
 
 @triton.jit
 def _label_logits(
-    rows, weight, bias, labels, of_label, base, labelled, vocabulary, length, stride, scale, cap, halves,
-    BIASED: tl.constexpr, CAPPED: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr,
+    rows, weight, labels, of_label, base, labelled, vocabulary, length, stride, halves, bias, scale, cap,
+    BLOCK: tl.constexpr, ROWS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """The logit of each row's label; nan for a label that is no token, of which nothing is read.
 
@@ -114,10 +111,10 @@ def _label_logits(
         left = tl.load(rows + row * length + at, mask=at < length, other=0.0).to(tl.float32)
         total += left * tl.load(weight + label * stride + at, mask=at < length, other=0.0).to(tl.float32)
     logit = tl.sum(total, axis=0)
-    if BIASED:
+    if bias is not None:
         logit += tl.load(bias + label).to(tl.float32)
     logit = logit * scale
-    if CAPPED:
+    if cap is not None:
         logit = tanh(logit / cap) * cap
     tl.store(of_label + row, tl.where(inside, logit, float("nan")))
     tl.store(base + row, tl.where(inside, logit * LOG2_E, 0.0))
@@ -126,9 +123,8 @@ def _label_logits(
 
 @triton.jit
 def _tiles(
-    rows, weight, exponentials, bias, labels, base, labelled, again, maxima, sums, number, vocabulary, length,
-    scale, cap,
-    BIASED: tl.constexpr, CAPPED: tl.constexpr, STORED: tl.constexpr, SECOND: tl.constexpr,
+    rows, weight, exponentials, labels, base, labelled, again, maxima, sums, number, vocabulary, length,
+    bias, scale, cap, STORED: tl.constexpr, SECOND: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PROGRAMS: tl.constexpr,
 ):  # fmt: skip
     """The product by tiles, those of a block of the weight one after the other, and what becomes of each half tile.
@@ -156,12 +152,12 @@ def _tiles(
         low, high = tl.split(tl.permute(tl.reshape(product, (ROWS, 2, HALF)), (0, 2, 1)))
         half = tile % blocks * (2 * tl.cdiv(vocabulary, COLUMNS)) + tile // blocks * 2
         maximum, total = _half(
-            low, exponentials, bias, first, column, label, tl.load(labelled + half), zero, vocabulary, scale, cap,
-            BIASED, CAPPED, STORED, HALF,
+            low, exponentials, first, column, label, tl.load(labelled + half), zero, vocabulary, bias, scale, cap,
+            STORED, HALF,
         )  # fmt: skip
         other, more = _half(
-            high, exponentials, bias, first, column + HALF, label, tl.load(labelled + half + 1), zero, vocabulary,
-            scale, cap, BIASED, CAPPED, STORED, HALF,
+            high, exponentials, first, column + HALF, label, tl.load(labelled + half + 1), zero, vocabulary,
+            bias, scale, cap, STORED, HALF,
         )  # fmt: skip
         at = (tile // blocks).to(tl.int64) * number + row
         tl.store(maxima + at, tl.maximum(maximum, other), mask=there)
@@ -170,14 +166,14 @@ def _tiles(
 
 @triton.jit
 def _half(
-    product, exponentials, bias, first, column, label, labelled, zero, vocabulary, scale, cap,
-    BIASED: tl.constexpr, CAPPED: tl.constexpr, STORED: tl.constexpr, HALF: tl.constexpr,
+    product, exponentials, first, column, label, labelled, zero, vocabulary, bias, scale, cap,
+    STORED: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """Few instructions for an entry, since nothing is multiplied meanwhile: most halves are whole and have no label."""
     columns = column + tl.arange(0, HALF)
-    if BIASED:
+    if bias is not None:
         product += tl.load(bias + columns, mask=columns < vocabulary, other=0.0).to(tl.float32)[None, :]
-    if CAPPED:
+    if cap is not None:
         slope = tanh(product * (scale / cap))
         powers = slope * (cap * LOG2_E) - zero[:, None]
     else:
@@ -191,7 +187,7 @@ def _half(
     else:
         total = tl.sum(powers, axis=1)
     if STORED:
-        if CAPPED:
+        if cap is not None:
             powers *= 1.0 - slope * slope
         exponentials.store([first, column], powers.to(tl.bfloat16))
     return maximum, total
@@ -201,8 +197,7 @@ def _half(
 def _rows(
     labels, of_label, base, again, maxima, sums, losses, factors, exponentials, stride,
     number, vocabulary, tiles, farthest, scale, cap, z_loss_coef,
-    CAPPED: tl.constexpr, STORED: tl.constexpr, SQUARED: tl.constexpr, SECOND: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    STORED: tl.constexpr, SQUARED: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """After the first time, which rows need another base; after the second, losses, factors, and the label's entry."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -239,7 +234,7 @@ def _rows(
         tl.store(losses + row, loss, mask=there)
         tl.store(factors + row, factor, mask=there)
         if STORED:
-            if CAPPED:
+            if cap is not None:
                 slope = logit / cap
                 of_label_entry *= 1.0 - slope * slope
             label = tl.load(labels + row, mask=there, other=-1)

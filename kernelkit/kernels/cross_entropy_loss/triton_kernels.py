@@ -95,7 +95,6 @@ GRADIENT: tl.constexpr = tl.constexpr(1)
 @triton.jit
 def _piece(
     product,
-    bias,
     labels,
     partials,
     arrived,
@@ -105,12 +104,11 @@ def _piece(
     gradient_stride,
     vocabulary,
     pieces,
+    bias,
     scale,
     cap,
     z_loss_coef,
     TRAINED: tl.constexpr,
-    BIASED: tl.constexpr,
-    CAPPED: tl.constexpr,
     SQUARED: tl.constexpr,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
@@ -130,7 +128,7 @@ def _piece(
     product += row * stride
     partials += row * 2 * PIECES
     dtype = product.dtype.element_ty
-    logits = head_logits(product, bias, columns, mask, scale, cap, BIASED, CAPPED)
+    logits = head_logits(product, columns, mask, bias, scale, cap)
 
     if FIRST == STATISTICS:
         maximum, _, total = softmax_of_piece(tl.where(mask, logits, float("-inf")), LOG2_E)
@@ -149,7 +147,7 @@ def _piece(
         label = tl.load(labels + row)
         normaliser = row_maximum + log * LN_2
         if piece == 0:
-            loss = cross_entropy(product, bias, label, vocabulary, scale, cap, row_maximum, log, BIASED, CAPPED)
+            loss = cross_entropy(product, label, vocabulary, bias, scale, cap, row_maximum, log)
             if SQUARED:
                 loss += z_loss_coef * normaliser * normaliser
             tl.store(losses + row, loss)
@@ -158,7 +156,7 @@ def _piece(
             if SQUARED:
                 probability *= 1.0 + 2.0 * z_loss_coef * normaliser
             of_logits = probability - (columns == label).to(dtype)
-            of_product = head_chain(of_logits, logits, scale, cap, CAPPED)
+            of_product = head_chain(of_logits, logits, scale, cap)
             gradient += row * gradient_stride
             tl.store(gradient + columns, of_product.to(gradient.dtype.element_ty), mask=mask)
 
@@ -183,7 +181,6 @@ def _losses(
     for first, last in stages(product, number, GRADIENT.value):
         _piece[(rows * number,)](
             product,
-            head.bias,
             labels,
             partials,
             arrived,
@@ -193,12 +190,9 @@ def _losses(
             0 if gradient is None else gradient.stride(0),
             vocabulary,
             number,
-            head.logit_scale,
-            head.softcap or 1.0,
+            *head.parts,
             z_loss_coef,
             TRAINED=gradient is not None,
-            BIASED=head.bias is not None,
-            CAPPED=head.softcap is not None,
             SQUARED=z_loss_coef != 0.0,
             FIRST=first,
             LAST=last,

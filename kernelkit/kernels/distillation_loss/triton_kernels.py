@@ -94,8 +94,6 @@ def _divergence(p, q, d, beta, KIND: tl.constexpr):
 def _piece(
     student,
     teacher,
-    student_bias,
-    teacher_bias,
     labels,
     partials,
     arrived,
@@ -110,17 +108,15 @@ def _piece(
     temperature,
     soft_share,
     hard_share,
+    student_bias,
     student_scale,
-    teacher_scale,
     student_cap,
+    teacher_bias,
+    teacher_scale,
     teacher_cap,
     KIND: tl.constexpr,
     WARM: tl.constexpr,
     MIXED: tl.constexpr,
-    STUDENT_BIASED: tl.constexpr,
-    TEACHER_BIASED: tl.constexpr,
-    STUDENT_CAPPED: tl.constexpr,
-    TEACHER_CAPPED: tl.constexpr,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -140,8 +136,8 @@ def _piece(
     partials += row * 6 * PIECES
     dtype = student.dtype.element_ty
     factor = (1.0 / temperature) * LOG2_E
-    s = head_logits(student, student_bias, columns, mask, student_scale, student_cap, STUDENT_BIASED, STUDENT_CAPPED)
-    t = head_logits(teacher, teacher_bias, columns, mask, teacher_scale, teacher_cap, TEACHER_BIASED, TEACHER_CAPPED)
+    s = head_logits(student, columns, mask, student_bias, student_scale, student_cap)
+    t = head_logits(teacher, columns, mask, teacher_bias, teacher_scale, teacher_cap)
     s, t = tl.where(mask, s, LOWEST), tl.where(mask, t.to(dtype), LOWEST)
 
     # Both models are reduced together, which halves the times that a program's warps wait for each other.
@@ -191,16 +187,7 @@ def _piece(
                 tl.store(figures + 1, tl.sum(same.to(dtype), axis=0))
             if piece == 0:
                 hard = cross_entropy(
-                    student,
-                    student_bias,
-                    label,
-                    vocabulary,
-                    student_scale,
-                    student_cap,
-                    student_maximum,
-                    hard_log,
-                    STUDENT_BIASED,
-                    STUDENT_CAPPED,
+                    student, label, vocabulary, student_bias, student_scale, student_cap, student_maximum, hard_log
                 )
                 tl.store(figures + 2, hard)
 
@@ -217,7 +204,7 @@ def _piece(
                 if WARM:
                     hard_q = tl.exp2((s - student_maximum) * LOG2_E - hard_log)
                 of_logits += (hard_q - (columns == label).to(dtype)) * hard_share
-            of_product = head_chain(of_logits, s, student_scale, student_cap, STUDENT_CAPPED)
+            of_product = head_chain(of_logits, s, student_scale, student_cap)
             gradient += row * gradient_stride
             tl.store(gradient + columns, of_product.to(gradient.dtype.element_ty), mask=mask)
 
@@ -259,8 +246,6 @@ class _Loss:
             _piece[(rows * number,)](
                 student,
                 teacher,
-                self.student.bias,
-                self.teacher.bias,
                 labels,
                 partials,
                 arrived,
@@ -275,17 +260,11 @@ class _Loss:
                 self.temperature,
                 self.shares[0] / self.temperature,
                 self.shares[1],
-                self.student.logit_scale,
-                self.teacher.logit_scale,
-                self.student.softcap or 1.0,
-                self.teacher.softcap or 1.0,
+                *self.student.parts,
+                *self.teacher.parts,
                 KIND=self.kind,
                 WARM=self.temperature != 1,
                 MIXED=self.shares[1] != 0,
-                STUDENT_BIASED=self.student.bias is not None,
-                TEACHER_BIASED=self.teacher.bias is not None,
-                STUDENT_CAPPED=self.student.softcap is not None,
-                TEACHER_CAPPED=self.teacher.softcap is not None,
                 FIRST=first,
                 LAST=last,
                 BLOCK=block,

@@ -1,4 +1,4 @@
-"""Which blocks the grouped products work in: by a table, and no search at the first call."""
+"""Which blocks the grouped products work in: one for all, smaller where there is less, and no search at all."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ class Blocks(NamedTuple):
         warps: of a program.
         stages: how many blocks are in shared memory or on the way to it.
         group: blocks of rows that go through all columns of a weight together.
-        flatten: let Triton load for the next tile while the last one is stored; the gradients of weights always do.
-        resident: programs that share a processor.
     """
 
     rows: int
@@ -29,40 +27,27 @@ class Blocks(NamedTuple):
     warps: int
     stages: int
     group: int = 8
-    flatten: bool = False
-    resident: int = 1
 
 
-HOPPER = {
-    "up": Blocks(128, 256, 64, 8, 4, flatten=True),
-    "down": Blocks(128, 256, 64, 8, 4, flatten=True),
-    "of_activated": Blocks(128, 256, 64, 8, 4, flatten=True),
-    "of_rows": Blocks(128, 256, 64, 8, 4, flatten=True),
-    "of_down": Blocks(128, 256, 64, 8, 4),
-    "of_up": Blocks(128, 256, 64, 8, 4),
-}
-"""By product, where the device copies tensors by itself.
+BLOCKS = Blocks(128, 256, 64, 8, 4)
+"""Of every product. Of seven to nineteen for each on an H100, none was faster by more than two runs of the same differ.
 
-Of two to nineteen for each on an H100, none was faster by more than two runs of the same differ.
+Without descriptors they were not measured.
 """
 
-PLAIN = Blocks(128, 256, 64, 8, 4)
-"""Of every product elsewhere. Not measured yet."""
 
-
-def blocks_for(product: str, tensor: Tensor, rows: int, columns: int, depth: int, tma: bool) -> Blocks:
-    """Those of the table, no larger than so many ``rows``, ``columns`` and ``depth`` nor than shared memory."""
-    base = HOPPER[product] if tma else PLAIN
-    found = base._replace(
-        rows=max(16, min(base.rows, power_of_two(rows))),
-        columns=max(32, min(base.columns, power_of_two(columns))),
-        depth=max(16, min(base.depth, power_of_two(depth))),
+def blocks_for(tensor: Tensor, rows: int, columns: int, depth: int) -> Blocks:
+    """Those blocks, no larger than so many ``rows``, ``columns`` and ``depth`` nor than shared memory."""
+    found = BLOCKS._replace(
+        rows=max(16, min(BLOCKS.rows, power_of_two(rows))),
+        columns=max(32, min(BLOCKS.columns, power_of_two(columns))),
+        depth=max(16, min(BLOCKS.depth, power_of_two(depth))),
     )
-    if found[:3] != base[:3]:
+    if found[:3] != BLOCKS[:3]:
         large = found.rows * found.columns >= 128 * 128
         found = found._replace(warps=8 if large else 4)
     # Half a tile goes out through shared memory while the next one's blocks are there.
-    memory = shared_memory(tensor) // found.resident - found.rows * found.columns * tensor.element_size() // 2
+    memory = shared_memory(tensor) - found.rows * found.columns * tensor.element_size() // 2
     stage = (found.rows + found.columns) * found.depth * tensor.element_size()
     return found._replace(stages=max(1, min(found.stages, memory // stage)))
 

@@ -36,62 +36,56 @@ class Grouped:
 
     def up(self, rows: Tensor, bias: Tensor | None, gate_up: Tensor, activated: Tensor) -> None:
         """Write gate and up [S, 2I] of the ``rows`` [S, H], as the weight has them, and the activation [S, I]."""
-        blocks = self._blocks("up", rows, self.crowd, 2 * self.width, self.hidden)
+        blocks = blocks_for(rows, self.crowd, 2 * self.width, self.hidden)
         if self.turned and self.width % 16:  # pairs of gate and up then go out through twice the memory
             blocks = blocks._replace(stages=max(1, blocks.stages - 1))
-        programs = self.processors * blocks.resident
         weight, options = self._weight(self.up_weight, blocks, halves=not self.turned)
-        products.up[(programs,)](
+        products.up[(self.processors,)](
             self._rows(rows, blocks), weight, bias, self._schedule(blocks), self.ends, gate_up, activated, self.hidden,
-            self.width, *self.up_weight.stride(), *self.clamp, programs, TURNED=self.turned, **options,
+            self.width, *self.up_weight.stride(), *self.clamp, self.processors, TURNED=self.turned, **options,
         )  # fmt: skip
 
     def down(self, activated: Tensor, bias: Tensor | None, output: Tensor) -> None:
         """Write the rows [S, H] of what the experts give."""
-        self._product("down", activated, self.down_weight, bias, output)
+        self._product(activated, self.down_weight, bias, output)
 
     def of_activated(self, gradient: Tensor, output: Tensor) -> None:
         """Write the gradient [S, I] of the activation, without the routing weights, from that of each row's token."""
-        self._product("of_activated", gradient, self.down_weight.transpose(1, 2), None, output)
+        self._product(gradient, self.down_weight.transpose(1, 2), None, output)
 
     def of_rows(self, of_gate_up: Tensor, output: Tensor) -> None:
         """Write the gradient [S, H] of the rows that the experts were given."""
-        self._product("of_rows", of_gate_up, self.up_weight.transpose(1, 2), None, output)
+        self._product(of_gate_up, self.up_weight.transpose(1, 2), None, output)
 
-    def _product(self, name: str, rows: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor) -> None:
+    def _product(self, rows: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor) -> None:
         width, length = weight.shape[1:]
-        blocks = self._blocks(name, rows, self.crowd, width, length)
-        programs = self.processors * blocks.resident
+        blocks = blocks_for(rows, self.crowd, width, length)
         right, options = self._weight(weight, blocks)
-        products.down[(programs,)](
+        products.down[(self.processors,)](
             self._rows(rows, blocks), right, bias, self._schedule(blocks), self.ends, output, length, width,
-            *weight.stride(), programs, BIASED=bias is not None, **options,
+            *weight.stride(), self.processors, BIASED=bias is not None, **options,
         )  # fmt: skip
 
     def of_down(self, gradient: Tensor, activated: Tensor, output: Tensor) -> None:
         """Write the gradient of the second weight, from that of each row's token and the weighted activation."""
-        self._of_weight("of_down", gradient, activated, not self.turned, output)
+        self._of_weight(gradient, activated, not self.turned, output)
 
     def of_up(self, states: Tensor, of_gate_up: Tensor, output: Tensor) -> None:
         """Write the gradient of the first weight, from the states [S, H] of each row's token."""
-        self._of_weight("of_up", states, of_gate_up, self.turned, output)
+        self._of_weight(states, of_gate_up, self.turned, output)
 
-    def _of_weight(self, name: str, of_tokens: Tensor, other: Tensor, tokens_first: bool, output: Tensor) -> None:
+    def _of_weight(self, of_tokens: Tensor, other: Tensor, tokens_first: bool, output: Tensor) -> None:
         height, width = output.shape[1:]
-        blocks = self._blocks(name, other, height, width, self.crowd)
-        programs = self.processors * blocks.resident
+        blocks = blocks_for(other, height, width, self.crowd)
         pair: Any = (of_tokens, other) if tokens_first else (other, of_tokens)
         if self.tma:
             pair = [
                 create_ragged_descriptor(each, [blocks.depth, size])
                 for each, size in zip(pair, blocks[:2], strict=True)
             ]
-        products.of_weight[(programs,)](
-            *pair, self.ends, output, self.experts, height, width, programs, TMA=self.tma, **_options(blocks)
+        products.of_weight[(self.processors,)](
+            *pair, self.ends, output, self.experts, height, width, self.processors, TMA=self.tma, **_options(blocks)
         )
-
-    def _blocks(self, product: str, tensor: Tensor, rows: int, columns: int, depth: int) -> Blocks:
-        return blocks_for(product, tensor, rows, columns, depth, self.tma)
 
     def _schedule(self, blocks: Blocks) -> Tensor:
         if blocks.rows not in self.schedules:
@@ -104,7 +98,7 @@ class Grouped:
     def _weight(self, weight: Tensor, blocks: Blocks, halves: bool = False) -> tuple[Any, dict[str, Any]]:
         """A weight [E, columns, depth] of any strides, and the options of its product."""
         along = weight.stride(2) == 1
-        options = {"TMA": self.tma, "ALONG": along, "GROUP": blocks.group, "FLATTEN": blocks.flatten}
+        options = {"TMA": self.tma, "ALONG": along, "GROUP": blocks.group}
         if self.tma and halves:
             block = [1, 2, blocks.columns // 2, blocks.depth]
             weight = TensorDescriptor.from_tensor(weight.view(self.experts, 2, self.width, -1), block)

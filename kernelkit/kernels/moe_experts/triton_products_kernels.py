@@ -109,13 +109,13 @@ def up(
     left, weight, bias_ptr, blocks_ptr, ends_ptr, gate_up_ptr, activated_ptr,
     hidden, width, step_expert, step_column, step, alpha, limit, programs,
     TURNED: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr,
-    GROUP: tl.constexpr, FLATTEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    GROUP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Gate and up of each row, half of the COLUMNS each, and the activation. TURNED: in turns, as gpt-oss has them."""
     half: tl.constexpr = COLUMNS // 2
     dtype: tl.constexpr = gate_up_ptr.dtype.element_ty
     blocks, wide = tl.load(blocks_ptr), tl.cdiv(width, half)
-    for tile in tl.range(tl.program_id(0), blocks * wide, programs, flatten=FLATTEN):
+    for tile in tl.range(tl.program_id(0), blocks * wide, programs, flatten=TMA):
         block, column_block = _place(tile, blocks, wide, GROUP)
         expert, first, rows, there = _rows_of(block, blocks_ptr, ends_ptr, ROWS)
         both = _product(
@@ -156,11 +156,11 @@ def down(
     left, weight, bias_ptr, blocks_ptr, ends_ptr, output_ptr,
     length, width, step_expert, step_column, step, programs,
     BIASED: tl.constexpr, TMA: tl.constexpr, ALONG: tl.constexpr,
-    GROUP: tl.constexpr, FLATTEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    GROUP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """The product of each row [length] with its expert's weight to [width], and its bias."""
     blocks, wide = tl.load(blocks_ptr), tl.cdiv(width, COLUMNS)
-    for tile in tl.range(tl.program_id(0), blocks * wide, programs, flatten=FLATTEN):
+    for tile in tl.range(tl.program_id(0), blocks * wide, programs, flatten=TMA):
         block, column_block = _place(tile, blocks, wide, GROUP)
         expert, first, rows, there = _rows_of(block, blocks_ptr, ends_ptr, ROWS)
         total = _product(
