@@ -189,7 +189,7 @@ def _weight_gradient(
 
 
 def _of_each(bias: Tensor, experts: Tensor) -> Tensor:
-    return bias.index_select(0, experts.clamp(max=len(bias) - 1))
+    return bias.index_select(0, experts.int().clamp(max=len(bias) - 1))
 
 
 def _biased(rows: Tensor, bias: Tensor | None, experts: Tensor) -> Tensor:
