@@ -138,12 +138,29 @@ def buffer_bytes(weight: Tensor, tokens: int, heads: int, *, trained: bool) -> i
     return int(weight.shape[0]) * (of_logits + (tokens * weight.element_size() if trained else 0))
 
 
+def place(of_hidden: Tensor, positions: Tensor, of_rows: Tensor, factors: Tensor | None) -> None:
+    """Write ``of_rows`` [N, H], each times its factor, to ``of_hidden`` [T, H] at the ``positions``."""
+    of_hidden[positions] = of_rows if factors is None else of_rows * factors[:, None]
+
+
 class HeadGradients:
     """Adds up the gradients of a head's hidden states [T, H], weight [V, H] and bias [V], chunk by chunk."""
 
-    def __init__(self, head: Head, of_hidden: Tensor, of_weight: Tensor, of_bias: Tensor, wanted: list[bool]) -> None:
-        """Take what the gradients are written to: of at least float32, unwritten, empty where not ``wanted``."""
-        self.head, self.wanted = head, wanted
+    def __init__(
+        self,
+        head: Head,
+        of_hidden: Tensor,
+        of_weight: Tensor,
+        of_bias: Tensor,
+        wanted: list[bool],
+        *,
+        place: Callable[[Tensor, Tensor, Tensor, Tensor | None], None] = place,
+    ) -> None:
+        """Take what the gradients are written to: of at least float32, unwritten, empty where not ``wanted``.
+
+        ``place`` is what does that for the hidden states.
+        """
+        self.head, self.wanted, self.place = head, wanted, place
         self.of_hidden, self.of_weight, self.of_bias = of_hidden, of_weight, of_bias
         self.zero_()
 
@@ -161,9 +178,7 @@ class HeadGradients:
         if rows.shape[0] == 0:
             return
         if self.wanted[0]:
-            of_rows = mm(gradient, self.head.weight)
-            self.of_hidden[positions] = of_rows if factors is None else of_rows.mul_(factors[:, None])
-            del of_rows
+            self.place(self.of_hidden, positions, mm(gradient, self.head.weight), factors)
         if self.wanted[1]:
             scaled = rows if factors is None else torch.mul(rows, factors[:, None], out=torch.empty_like(rows))
             add_mm_(self.of_weight, gradient.t(), scaled, unwritten=self.unwritten)

@@ -62,7 +62,7 @@ def write_exponentials(
     programs = min(processors(rows), blocks_of(tile[0], number) * columns)
     of_label, base, factors = losses.new_empty(3, number).unbind()
     labelled = labels.new_zeros(blocks_of(tile[0], number), 2 * columns, dtype=torch.int8)
-    maxima, sums = losses.new_empty(2, columns, number).unbind()
+    statistics = losses.new_empty(columns, number, 2)
     again = labels.new_zeros((), dtype=torch.int32)
     bias, scale, cap, stored = head.bias, head.logit_scale, head.softcap, exponentials is not None
     _label_logits[(number,)](
@@ -75,16 +75,32 @@ def write_exponentials(
     written = (losses, 0) if exponentials is None else (exponentials, exponentials.stride(0))
     for second in (False, True):
         _tiles[(programs,)](
-            *loads, stores, labels, base, labelled, again, maxima, sums, number, vocabulary, rows.shape[1],
+            *loads, stores, labels, base, labelled, again, statistics, number, vocabulary, rows.shape[1],
             bias, scale, cap, STORED=stored, SECOND=second, ROWS=tile[0], COLUMNS=tile[1], DEPTH=tile[2],
             PROGRAMS=programs, **OPTIONS,
         )  # fmt: skip
         _rows[(blocks_of(16, number),)](
-            labels, of_label, base, again, maxima, sums, losses, factors, *written, number, vocabulary, columns,
+            labels, of_label, base, again, statistics, losses, factors, *written, number, vocabulary, columns,
             FARTHEST, scale, cap, z_loss_coef, STORED=stored, SQUARED=z_loss_coef != 0.0, SECOND=second,
             ROWS=16, BLOCK=64,
         )  # fmt: skip
     return factors
+
+
+def place_scaled(of_hidden: Tensor, positions: Tensor, of_rows: Tensor, factors: Tensor | None) -> None:
+    """``chunked_head.place`` in one kernel instead of two."""
+    number, width = of_rows.shape
+    _place[(number,)](of_hidden, positions, of_rows, factors, width, BLOCK=min(1024, power_of_two(width)))
+
+
+@triton.jit
+def _place(of_hidden, positions, of_rows, factors, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    position, factor = tl.load(positions + row), tl.load(factors + row)
+    for start in range(0, width, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        values = tl.load(of_rows + row * width + at, mask=at < width) * factor
+        tl.store(of_hidden + position * width + at, values, mask=at < width)
 
 
 def _halves(exponentials: Tensor, tile: tuple[int, int, int]) -> TensorDescriptor:
@@ -123,13 +139,14 @@ def _label_logits(
 
 @triton.jit
 def _tiles(
-    rows, weight, exponentials, labels, base, labelled, again, maxima, sums, number, vocabulary, length,
+    rows, weight, exponentials, labels, base, labelled, again, statistics, number, vocabulary, length,
     bias, scale, cap, STORED: tl.constexpr, SECOND: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PROGRAMS: tl.constexpr,
 ):  # fmt: skip
     """The product by tiles, those of a block of the weight one after the other, and what becomes of each half tile.
 
-    ``sums`` [tiles of a row, N] are of the exponentials but the label's, ``maxima`` of their logarithms to base two.
+    ``statistics`` [tiles of a row, N, 2]: the maximum of the exponentials' logarithms to base two, and the sum of all
+    exponentials but the label's.
     """
     if SECOND:
         if tl.load(again) == 0:
@@ -139,29 +156,28 @@ def _tiles(
     for tile in tl.range(tl.program_id(0), blocks * tl.cdiv(vocabulary, COLUMNS), PROGRAMS, flatten=True):
         first = (tile % blocks) * ROWS
         column = (tile // blocks) * COLUMNS
+        row = first + tl.arange(0, ROWS)
+        there = row < number
+        # Before the product, so that nothing waits for them after it.
+        label = tl.load(labels + row, mask=there, other=-1).to(tl.int32)
+        zero = tl.load(base + row, mask=there, other=0.0)
+        half = labelled + tile % blocks * (2 * tl.cdiv(vocabulary, COLUMNS)) + tile // blocks * 2
+        in_low, in_high = tl.load(half), tl.load(half + 1)
         product = tl.zeros((ROWS, COLUMNS), tl.float32)
         for start in range(0, length, DEPTH):
             left, right = rows.load([first, start]), weight.load([column, start])
             if not NATIVE:  # the interpreter would multiply the bits of bfloat16 as numbers
                 left, right = left.to(tl.float32), right.to(tl.float32)
             product = tl.dot(left, right.T, product)
-        row = first + tl.arange(0, ROWS)
-        there = row < number
-        label = tl.load(labels + row, mask=there, other=-1).to(tl.int32)
-        zero = tl.load(base + row, mask=there, other=0.0)
         low, high = tl.split(tl.permute(tl.reshape(product, (ROWS, 2, HALF)), (0, 2, 1)))
-        half = tile % blocks * (2 * tl.cdiv(vocabulary, COLUMNS)) + tile // blocks * 2
         maximum, total = _half(
-            low, exponentials, first, column, label, tl.load(labelled + half), zero, vocabulary, bias, scale, cap,
-            STORED, HALF,
+            low, exponentials, first, column, label, in_low, zero, vocabulary, bias, scale, cap, STORED, HALF
         )  # fmt: skip
         other, more = _half(
-            high, exponentials, first, column + HALF, label, tl.load(labelled + half + 1), zero, vocabulary,
-            bias, scale, cap, STORED, HALF,
+            high, exponentials, first, column + HALF, label, in_high, zero, vocabulary, bias, scale, cap, STORED, HALF
         )  # fmt: skip
-        at = (tile // blocks).to(tl.int64) * number + row
-        tl.store(maxima + at, tl.maximum(maximum, other), mask=there)
-        tl.store(sums + at, total + more, mask=there)
+        at = statistics + ((tile // blocks).to(tl.int64) * number + row[:, None]) * 2 + tl.arange(0, 2)[None, :]
+        tl.store(at, tl.join(tl.maximum(maximum, other), total + more), mask=there[:, None])
 
 
 @triton.jit
@@ -195,48 +211,50 @@ def _half(
 
 @triton.jit
 def _rows(
-    labels, of_label, base, again, maxima, sums, losses, factors, exponentials, stride,
+    labels, of_label, base, again, statistics, losses, factors, exponentials, stride,
     number, vocabulary, tiles, farthest, scale, cap, z_loss_coef,
     STORED: tl.constexpr, SQUARED: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """After the first time, which rows need another base; after the second, losses, factors, and the label's entry."""
+    """Losses, factors, and the label's entry; and the first time, which rows need another base."""
+    if SECOND:
+        if tl.load(again) == 0:
+            return
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = row < number
     maximum = tl.full((ROWS,), LOWEST, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     for start in range(0, tiles, BLOCK):
         tile = start + tl.arange(0, BLOCK)
-        at = tile.to(tl.int64)[:, None] * number + row[None, :]
+        at = statistics + (tile.to(tl.int64)[:, None] * number + row[None, :]) * 2
         mask = (tile < tiles)[:, None] & there[None, :]
-        maximum = tl.maximum(maximum, tl.max(tl.load(maxima + at, mask=mask, other=LOWEST), axis=0))
-        total += tl.sum(tl.load(sums + at, mask=mask, other=0.0), axis=0)
+        maximum = tl.maximum(maximum, tl.max(tl.load(at, mask=mask, other=LOWEST), axis=0))
+        total += tl.sum(tl.load(at + 1, mask=mask, other=0.0), axis=0)
     zero = tl.load(base + row, mask=there, other=0.0)
     if not SECOND:
         far = there & (maximum > farthest)
         tl.store(base + row, zero + maximum, mask=far)
         tl.atomic_max(again, tl.max(far.to(tl.int32), axis=0))
-    else:
-        logit = tl.load(of_label + row, mask=there, other=0.0)
-        power = logit * LOG2_E - zero
-        own = tl.exp2(power)
-        whole = total + own
-        loss = (tl.log2(whole) - power) * LN_2
-        normaliser = loss + logit
-        of_label_entry = -total
-        factor = scale / whole
-        if SQUARED:
-            loss += z_loss_coef * normaliser * normaliser
-            share = 1.0 + 2.0 * z_loss_coef * normaliser
-            # Where it vanishes the other entries do, and the label's is to be what is left.
-            share = tl.where(tl.abs(share) < 1e-4, 1e-4, share)
-            of_label_entry = (own * (share - 1.0) - total) / share
-            factor *= share
-        tl.store(losses + row, loss, mask=there)
-        tl.store(factors + row, factor, mask=there)
-        if STORED:
-            if cap is not None:
-                slope = logit / cap
-                of_label_entry *= 1.0 - slope * slope
-            label = tl.load(labels + row, mask=there, other=-1)
-            inside = there & (label >= 0) & (label < vocabulary)
-            tl.store(exponentials + row.to(tl.int64) * stride + label, of_label_entry.to(tl.bfloat16), mask=inside)
+    logit = tl.load(of_label + row, mask=there, other=0.0)
+    power = logit * LOG2_E - zero
+    own = tl.exp2(power)
+    whole = total + own
+    loss = (tl.log2(whole) - power) * LN_2
+    normaliser = loss + logit
+    of_entry = -total
+    factor = scale / whole
+    if SQUARED:
+        loss += z_loss_coef * normaliser * normaliser
+        share = 1.0 + 2.0 * z_loss_coef * normaliser
+        # Where it vanishes the other entries do, and the label's is to be what is left.
+        share = tl.where(tl.abs(share) < 1e-4, 1e-4, share)
+        of_entry = (own * (share - 1.0) - total) / share
+        factor *= share
+    tl.store(losses + row, loss, mask=there)
+    tl.store(factors + row, factor, mask=there)
+    if STORED:
+        if cap is not None:
+            slope = logit / cap
+            of_entry *= 1.0 - slope * slope
+        label = tl.load(labels + row, mask=there, other=-1)
+        inside = there & (label >= 0) & (label < vocabulary)
+        tl.store(exponentials + row.to(tl.int64) * stride + label, of_entry.to(tl.bfloat16), mask=inside)

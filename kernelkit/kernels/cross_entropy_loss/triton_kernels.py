@@ -24,9 +24,15 @@ from kernelkit.kernels.chunked_head import (
     default_chunk,
     part_size,
     parts,
+    place,
 )
 from kernelkit.kernels.cross_entropy_loss.eager import project
-from kernelkit.kernels.cross_entropy_loss.triton_exponential_kernels import is_possible, suits, write_exponentials
+from kernelkit.kernels.cross_entropy_loss.triton_exponential_kernels import (
+    is_possible,
+    place_scaled,
+    suits,
+    write_exponentials,
+)
 from kernelkit.kernels.custom_op import custom_op
 from kernelkit.kernels.dtypes import without_autocast
 from kernelkit.kernels.head import Head
@@ -258,7 +264,8 @@ def _sum(
     exponential = is_possible(rows, weight)
     if not exponential:
         head = head.ready()
-    gradients = HeadGradients(head, of_rows, of_weight, of_bias, wanted)
+    placed = place_scaled if exponential else place
+    gradients = HeadGradients(head, of_rows, of_weight, of_bias, wanted, place=placed)
     tokens, vocabulary = labels.shape[0], weight.shape[0]
     chunk_size = _chunk_size(chunk_size, weight, exponential)
     size = min(chunk_size, tokens)

@@ -39,7 +39,7 @@ def angles_of(cos_ptr, sin_ptr, first, column, width, PAIRED: tl.constexpr, BACK
 @triton.jit
 def _rotate_heads(
     x_ptr, y_ptr, cos, sin, cos2, sin2,
-    heads, dim, width, of_head, of_channel,
+    heads, dim, width: tl.constexpr, of_head, of_channel,
     PAIRED: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     head = tl.arange(0, HEADS)[:, None]
@@ -70,7 +70,7 @@ def _rotate_heads(
 @triton.jit
 def _rotate(
     query_ptr, key_ptr, cos_ptr, sin_ptr, rotated_query_ptr, rotated_key_ptr,
-    length, query_heads, key_heads, dim, width, cos_of_batch,
+    length, query_heads, key_heads, dim, width: tl.constexpr, cos_of_batch,
     query_of_batch, query_of_head, query_of_token, query_of_channel,
     key_of_batch, key_of_head, key_of_token, key_of_channel,
     PAIRED: tl.constexpr, BACK: tl.constexpr,
@@ -127,7 +127,7 @@ def _turn(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, paired: bool, ba
         query, key, cos.contiguous(), sin.contiguous(), rotated_query, rotated_key,
         length, query_heads, key_heads, dim, width, length * width if cos.shape[0] > 1 else 0,
         *query.stride(), *key.stride(), paired, back, *blocks, power_of_two(dim - width) if dim > width else 0,
-        num_warps=warps(2 * blocks[0] * blocks[2]),
+        num_warps=warps(blocks[0] * blocks[2]),
     )  # fmt: skip
     return rotated_query, rotated_key
 
