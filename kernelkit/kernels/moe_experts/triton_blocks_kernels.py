@@ -30,7 +30,7 @@ class Blocks(NamedTuple):
 
 
 BLOCKS = Blocks(128, 256, 64, 8, 4)
-"""Of every product. Of seven to nineteen for each on an H100, none was faster by more than two runs of the same differ.
+"""Of every product. Of two to nineteen for each on an H100, none was faster by more than two runs of the same differ.
 
 Without descriptors they were not measured.
 """
