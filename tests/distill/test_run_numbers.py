@@ -76,26 +76,25 @@ def test_the_gradient_of_a_step_is_the_sum_over_its_tokens_by_their_number(tmp_p
     assert_near(gradient(parts, step), gradient(whole, again))
 
 
-def last_gradient(folder, rows):
+def last_gradient(folder):
     """The gradient of an epoch's last step, and how many labels count in this rank's share of it."""
-    few = folder / "few.jsonl"
-    few.write_text("".join(json.dumps({"text": row}) + "\n" for row in ROWS[:rows]))
-    distiller = Distiller(config(folder, data={"train": str(few)}))
+    distiller = Distiller(config(folder, data={"train": str(folder / "few.jsonl")}))
     with distiller.plan.ranks.joined(torch.device("cpu")):
         *_, step = distiller.plan.data.train.epoch()
         return gradient(distiller, step), [batch.num_targets for batch in step.micro_batches]
 
 
-def last_gradient_of_a_rank(rank, folder, rows):
-    torch.save(last_gradient(Path(folder), rows), f"{folder}/{rank}.pt")
+def last_gradient_of_a_rank(rank, folder):
+    torch.save(last_gradient(Path(folder)), f"{folder}/{rank}.pt")
 
 
 @pytest.mark.parametrize("rows", [25, 26], ids=["one rank has only padding", "both ranks have labels"])
 def test_the_gradient_of_a_step_does_not_depend_on_the_ranks(tmp_path, rows):
-    run_ranks(last_gradient_of_a_rank, str(tmp_path), rows)
+    (tmp_path / "few.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in ROWS[:rows]))
+    run_ranks(last_gradient_of_a_rank, str(tmp_path))
     (two, first), (again, second) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert (sum(second) == 0) == (rows == 25)
-    one, targets = last_gradient(tmp_path, rows)
+    one, targets = last_gradient(tmp_path)
     assert sum(first + second) == sum(targets)
     assert_near(two, one, 1e-6)
     assert_near(again, two, 0.0)
