@@ -22,6 +22,11 @@ from kernelkit.kernels.triton_launch import blocks_of, power_of_two, processors
 FARTHEST = 86.0
 """By which power of two an exponential may exceed the label's: times any vocabulary it is far inside bfloat16."""
 
+FIRST: tl.constexpr = tl.constexpr(0)
+LARGEST: tl.constexpr = tl.constexpr(1)
+AGAIN: tl.constexpr = tl.constexpr(2)
+"""The runs through the vocabulary. The last two, for the largest logits and with them, are hardly ever needed."""
+
 ROWS, COLUMNS, DEPTH = 128, 256, 64
 OPTIONS = {"num_warps": 8, "num_stages": 3}
 """The tile of a program, and how it is compiled: the fastest of six on an H100 at a hidden size of 1024."""
@@ -62,7 +67,7 @@ def write_exponentials(
     programs = min(processors(rows), blocks_of(tile[0], number) * columns)
     of_label, base, factors = losses.new_empty(3, number).unbind()
     labelled = labels.new_zeros(blocks_of(tile[0], number), 2 * columns, dtype=torch.int8)
-    statistics = losses.new_empty(columns, number, 2)
+    statistics = losses.new_empty(columns, number)
     again = labels.new_zeros((), dtype=torch.int32)
     bias, scale, cap, stored = head.bias, head.logit_scale, head.softcap, exponentials is not None
     _label_logits[(number,)](
@@ -73,17 +78,26 @@ def write_exponentials(
     loads += [TensorDescriptor.from_tensor(head.weight, [tile[1], tile[2]])]
     stores = loads[0] if exponentials is None else _halves(exponentials, tile)
     written = (losses, 0) if exponentials is None else (exponentials, exponentials.stride(0))
-    for second in (False, True):
+
+    def multiply(run: int) -> None:
         _tiles[(programs,)](
             *loads, stores, labels, base, labelled, again, statistics, number, vocabulary, rows.shape[1],
-            bias, scale, cap, STORED=stored, SECOND=second, ROWS=tile[0], COLUMNS=tile[1], DEPTH=tile[2],
+            bias, scale, cap, STORED=stored, RUN=run, ROWS=tile[0], COLUMNS=tile[1], DEPTH=tile[2],
             PROGRAMS=programs, **OPTIONS,
         )  # fmt: skip
+
+    def finish(run: int) -> None:
         _rows[(blocks_of(16, number),)](
             labels, of_label, base, again, statistics, losses, factors, *written, number, vocabulary, columns,
-            FARTHEST, scale, cap, z_loss_coef, STORED=stored, SQUARED=z_loss_coef != 0.0, SECOND=second,
-            ROWS=16, BLOCK=64,
+            FARTHEST, scale, cap, z_loss_coef, STORED=stored, SQUARED=z_loss_coef != 0.0, RUN=run, ROWS=16, BLOCK=64,
         )  # fmt: skip
+
+    multiply(FIRST)
+    finish(FIRST)
+    multiply(LARGEST)
+    _move_bases[(blocks_of(16, number),)](base, again, statistics, number, columns, FARTHEST, ROWS=16, BLOCK=64)
+    multiply(AGAIN)
+    finish(AGAIN)
     return factors
 
 
@@ -140,15 +154,15 @@ def _label_logits(
 @triton.jit
 def _tiles(
     rows, weight, exponentials, labels, base, labelled, again, statistics, number, vocabulary, length,
-    bias, scale, cap, STORED: tl.constexpr, SECOND: tl.constexpr,
+    bias, scale, cap, STORED: tl.constexpr, RUN: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PROGRAMS: tl.constexpr,
 ):  # fmt: skip
     """The product by tiles, those of a block of the weight one after the other, and what becomes of each half tile.
 
-    ``statistics`` [tiles of a row, N, 2]: the maximum of the exponentials' logarithms to base two, and the sum of all
-    exponentials but the label's.
+    ``statistics`` [tiles of a row, N]: the sum of all exponentials but the label's; in the run for the LARGEST, the
+    maximum of their logarithms to base two.
     """
-    if SECOND:
+    if RUN != FIRST:
         if tl.load(again) == 0:
             return
     blocks = tl.cdiv(number, ROWS)
@@ -170,20 +184,21 @@ def _tiles(
                 left, right = left.to(tl.float32), right.to(tl.float32)
             product = tl.dot(left, right.T, product)
         low, high = tl.split(tl.permute(tl.reshape(product, (ROWS, 2, HALF)), (0, 2, 1)))
-        maximum, total = _half(
-            low, exponentials, first, column, label, in_low, zero, vocabulary, bias, scale, cap, STORED, HALF
+        of_low = _half(
+            low, exponentials, first, column, label, in_low, zero, vocabulary, bias, scale, cap, STORED, RUN, HALF
         )  # fmt: skip
-        other, more = _half(
-            high, exponentials, first, column + HALF, label, in_high, zero, vocabulary, bias, scale, cap, STORED, HALF
+        of_high = _half(
+            high, exponentials, first, column + HALF, label, in_high, zero, vocabulary, bias, scale, cap,
+            STORED, RUN, HALF,
         )  # fmt: skip
-        at = statistics + ((tile // blocks).to(tl.int64) * number + row[:, None]) * 2 + tl.arange(0, 2)[None, :]
-        tl.store(at, tl.join(tl.maximum(maximum, other), total + more), mask=there[:, None])
+        both = tl.maximum(of_low, of_high) if RUN == LARGEST else of_low + of_high
+        tl.store(statistics + (tile // blocks).to(tl.int64) * number + row, both, mask=there)
 
 
 @triton.jit
 def _half(
     product, exponentials, first, column, label, labelled, zero, vocabulary, bias, scale, cap,
-    STORED: tl.constexpr, HALF: tl.constexpr,
+    STORED: tl.constexpr, RUN: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """Few instructions for an entry, since nothing is multiplied meanwhile: most halves are whole and have no label."""
     columns = column + tl.arange(0, HALF)
@@ -196,44 +211,61 @@ def _half(
         powers = product * (scale * LOG2_E) - zero[:, None]
     if column + HALF > vocabulary:
         powers = tl.where((columns < vocabulary)[None, :], powers, float("-inf"))
-    maximum = tl.max(powers, axis=1)
-    powers = tl.exp2(powers)
-    if labelled != 0:
-        total = tl.sum(tl.where(columns[None, :] == label[:, None], 0.0, powers), axis=1)
+    if RUN == LARGEST:
+        of_half = tl.max(powers, axis=1)
     else:
-        total = tl.sum(powers, axis=1)
-    if STORED:
-        if cap is not None:
-            powers *= 1.0 - slope * slope
-        exponentials.store([first, column], powers.to(tl.bfloat16))
-    return maximum, total
+        powers = tl.exp2(powers)
+        if labelled != 0:
+            of_half = tl.sum(tl.where(columns[None, :] == label[:, None], 0.0, powers), axis=1)
+        else:
+            of_half = tl.sum(powers, axis=1)
+        if STORED:
+            if cap is not None:
+                powers *= 1.0 - slope * slope
+            exponentials.store([first, column], powers.to(tl.bfloat16))
+    return of_half
+
+
+@triton.jit
+def _of_tiles(statistics, start, tiles, row, number, other, BLOCK: tl.constexpr):
+    """The statistics [BLOCK, ROWS] of the rows, from the tile ``start`` on."""
+    tile = start + tl.arange(0, BLOCK)
+    mask = (tile < tiles)[:, None] & (row < number)[None, :]
+    return tl.load(statistics + tile.to(tl.int64)[:, None] * number + row[None, :], mask=mask, other=other)
+
+
+@triton.jit
+def _move_bases(base, again, statistics, number, tiles, farthest, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """Make the largest logit the base of a row that has exponentials too large."""
+    if tl.load(again) == 0:
+        return
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    maximum = tl.full((ROWS,), LOWEST, tl.float32)
+    for start in range(0, tiles, BLOCK):
+        largest = tl.max(_of_tiles(statistics, start, tiles, row, number, LOWEST, BLOCK), axis=0)
+        maximum = tl.maximum(maximum, largest)
+    far = (row < number) & (maximum > farthest)
+    tl.store(base + row, tl.load(base + row, mask=far, other=0.0) + maximum, mask=far)
 
 
 @triton.jit
 def _rows(
     labels, of_label, base, again, statistics, losses, factors, exponentials, stride,
     number, vocabulary, tiles, farthest, scale, cap, z_loss_coef,
-    STORED: tl.constexpr, SQUARED: tl.constexpr, SECOND: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    STORED: tl.constexpr, SQUARED: tl.constexpr, RUN: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Losses, factors, and the label's entry; and the first time, which rows need another base."""
-    if SECOND:
+    """Losses, factors, and the label's entry; and the first time, whether an exponential may have left the range."""
+    if RUN == AGAIN:
         if tl.load(again) == 0:
             return
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = row < number
-    maximum = tl.full((ROWS,), LOWEST, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     for start in range(0, tiles, BLOCK):
-        tile = start + tl.arange(0, BLOCK)
-        at = statistics + (tile.to(tl.int64)[:, None] * number + row[None, :]) * 2
-        mask = (tile < tiles)[:, None] & there[None, :]
-        maximum = tl.maximum(maximum, tl.max(tl.load(at, mask=mask, other=LOWEST), axis=0))
-        total += tl.sum(tl.load(at + 1, mask=mask, other=0.0), axis=0)
+        total += tl.sum(_of_tiles(statistics, start, tiles, row, number, 0.0, BLOCK), axis=0)
     zero = tl.load(base + row, mask=there, other=0.0)
-    if not SECOND:
-        far = there & (maximum > farthest)
-        tl.store(base + row, zero + maximum, mask=far)
-        tl.atomic_max(again, tl.max(far.to(tl.int32), axis=0))
+    if RUN == FIRST:
+        tl.atomic_max(again, tl.max((total > tl.exp2(farthest)).to(tl.int32), axis=0))
     logit = tl.load(of_label + row, mask=there, other=0.0)
     power = logit * LOG2_E - zero
     own = tl.exp2(power)
