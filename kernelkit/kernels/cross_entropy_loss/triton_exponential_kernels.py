@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from kernelkit.kernels.cross_entropy_loss import hopper_exponential_kernels as hopper
 from kernelkit.kernels.head import Head
 from kernelkit.kernels.triton_head import LN_2, LOG2_E, LOWEST, NATIVE, tanh
 from kernelkit.kernels.triton_launch import blocks_of, power_of_two, processors
@@ -92,7 +93,10 @@ def write_exponentials(
             FARTHEST, scale, cap, z_loss_coef, STORED=stored, SQUARED=z_loss_coef != 0.0, RUN=run, ROWS=16, BLOCK=64,
         )  # fmt: skip
 
-    multiply(FIRST)
+    if hopper.is_possible(head, rows):
+        hopper.multiply(head, rows, exponentials, labels, base, labelled, statistics)
+    else:
+        multiply(FIRST)
     finish(FIRST)
     multiply(LARGEST)
     _move_bases[(blocks_of(16, number),)](base, again, statistics, number, columns, FARTHEST, ROWS=16, BLOCK=64)
