@@ -19,6 +19,7 @@ TYPES = {
     torch.float32: "*fp32",
     torch.int64: "*i64",
     torch.int32: "*i32",
+    torch.int8: "*i8",
 }
 SHARED = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes that a program may take, by compute capability."""
@@ -41,8 +42,9 @@ def compiled(kernel, args, options, capability):
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
 
-    settings = {name: options.pop(name) for name in ("num_warps", "num_stages") if name in options}
+    settings = {name: options.pop(name) for name in ("num_warps", "num_stages", "maxnreg") if name in options}
     values = inspect.signature(kernel.fn).bind(*args, **options).arguments
     signature, constants, attributes = {}, {}, {}
     for position, (name, value) in enumerate(values.items()):
@@ -52,12 +54,13 @@ def compiled(kernel, args, options, capability):
         elif isinstance(value, float):
             signature[name] = "fp32"
         elif hasattr(value, "block_shape"):
-            signature[name] = f"tensordesc<{TYPES[value.base.dtype][1:]}{list(value.block_shape)}>"
+            layout = f",{value.layout!r}" if kernel.is_gluon() else ""
+            signature[name] = f"tensordesc<{TYPES[value.base.dtype][1:]}{list(value.block_shape)}{layout}>"
         else:
             signature[name] = TYPES[value.dtype] if isinstance(value, torch.Tensor) else "i32"
             if isinstance(value, torch.Tensor) or value % 16 == 0:
                 attributes[(position,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, signature, constants, attributes)
+    source = (GluonASTSource if kernel.is_gluon() else ASTSource)(kernel, signature, constants, attributes)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=settings)
 
 

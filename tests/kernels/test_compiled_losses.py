@@ -7,7 +7,7 @@ import torch
 
 from kernelkit.registry import default_registry
 from tests.kernels.judge import INTERPRETED
-from tests.kernels.test_compiled_experts import SHARED, Recorded, compiled
+from tests.kernels.test_compiled_experts import SHARED, Recorded, assembled, compiled
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")]
 
@@ -28,7 +28,6 @@ def launched(monkeypatch, op, *names):
 
 def assert_compiles(launches, capability):
     for kernel, args, options in launches:
-        options.pop("maxnreg", None)
         assert compiled(kernel, args, options, capability).metadata.shared <= SHARED[capability]
 
 
@@ -53,3 +52,26 @@ def test_load_balancing(padded, experts, capability, monkeypatch):
     kernel((logits,), experts, 8, torch.ones(1, 70) if padded else None).backward()
     assert [launch[0].fn.__name__ for launch in launches] == ["_forward", "_backward"]
     assert_compiles(launches, capability)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_product_with_exponentials_on_hopper(biased, stored, monkeypatch, tmp_path):
+    pytest.importorskip("triton")
+    from kernelkit.kernels.cross_entropy_loss import hopper_exponential_kernels as hopper
+    from kernelkit.kernels.head import Head
+
+    launches = []
+    monkeypatch.setattr(hopper, "_tiles", Recorded(hopper._tiles, launches))
+    rows, weight, exponentials = (
+        torch.zeros(size, dtype=torch.bfloat16) for size in ((200, 64), (1000, 64), (200, 1000))
+    )
+    head = Head(weight, weight[:, 0] if biased else None, None, 1.5)
+    numbers, labelled = torch.zeros(200), torch.zeros(2, 8, dtype=torch.int8)
+    labels = torch.zeros(200, dtype=torch.long)
+    hopper.multiply(head, rows, exponentials if stored else None, labels, numbers, labelled, torch.zeros(4, 200))
+    ((kernel, args, options),) = launches
+    found = compiled(kernel, args, options, 90)
+    assert found.metadata.shared <= SHARED[90]
+    assert found.asm["ptx"].count("wgmma.mma_async") == 2 * 4, "two groups, and four products of depth 16 in a block"
+    assert "serialized" not in assembled(found.asm["ptx"], 90, tmp_path)
