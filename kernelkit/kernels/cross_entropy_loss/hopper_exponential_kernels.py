@@ -162,6 +162,8 @@ def _multiply(memory, ahead, out, exponentials, of_rows, sizes, head, GROUP: gl.
         total = _half(low, out, exponentials, first, column, label, in_low, zero, vocabulary, head, STORED)
         total += _half(high, out, exponentials, first, column + PART, label, in_high, zero, vocabulary, head, STORED)
         gl.store(statistics + (tile // blocks).to(gl.int64) * number + row, total, mask=there)
+    if GROUP == 0:
+        mbarrier.arrive(ahead, count=1, pred=step < LEAD)  # there were fewer
     tma.store_wait(0)
 
 
