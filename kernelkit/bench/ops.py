@@ -6,16 +6,16 @@ import functools
 import gc
 import inspect
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from kernelkit.bench.floor import Floor
 from kernelkit.bench.records import Pass, Record, Run, rates, shape_text
-from kernelkit.bench.timing import num_sets, peak_bytes, time_limit, timed
+from kernelkit.bench.timing import Prepared, in_turn, num_sets, peak_bytes, prepare, time_limit
 from kernelkit.hardware import Hardware
 from kernelkit.ops.comparison import Call, tensors
 from kernelkit.ops.cost import memory
@@ -97,45 +97,53 @@ def measure_all(
     wanted: Iterable[Case], run: Run, floor: Floor, device: torch.device, dtype: torch.dtype, limit: float = LIMIT
 ) -> Iterator[Record]:
     """A record for each case and pass; one with an error for each that fails or takes more than ``limit`` seconds."""
-    for case in wanted:
-        for passes in case.passes:
+    for _, group in itertools.groupby(wanted, lambda case: case.facts("fwd") | {"impl": None}):
+        peers, stopped = [*group], set[str]()
+        for passes in get_args(Pass):
             # What one shape was compiled for would make the next one's sizes dynamic.
             torch.compiler.reset()
-            try:
-                with time_limit(limit):
-                    record = measure(case, passes, run, floor, device, dtype)
-            except Exception as error:  # a stranger's kernel may raise anything, and the others go on
-                reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-                record = run.record(**case.facts(passes), error=reason[:300])
+            some = [case for case in peers if passes in case.passes and case.spec.name not in stopped]
+            for record in measure(some, passes, run, floor, device, dtype, limit):
+                if record.error.startswith(TimeoutError.__name__):
+                    stopped.add(record.impl)  # the other pass would take as long
+                yield record
             gc.collect()
             torch.cuda.empty_cache()
-            yield record
-            if record.error.startswith(TimeoutError.__name__):
-                break  # the other pass would take as long
 
 
 def measure(
-    case: Case, passes: Pass, run: Run, floor: Floor, device: torch.device, dtype: torch.dtype, budget: float = 0.4
-) -> Record:
-    """Time and memory of one case in one pass."""
+    peers: Sequence[Case], passes: Pass, run: Run, floor: Floor, device: torch.device, dtype: torch.dtype, limit: float
+) -> Iterator[Record]:
+    """Records of kernels for one op, variant and shape: those that fail, and then the others, timed in turn."""
     backward = passes == "fwd+bwd"
-    kernel = case.spec.build()
-    first = sample(case, device, dtype, seed=0)
-    sets = num_sets(sum(map(memory, tensors(first.arguments))), device)
-    samples = [first, *(sample(case, device, dtype, seed) for seed in range(1, sets))]
-    make = forward_backward if backward else forward
-    calls = [make(case, kernel, each) for each in samples]
-    timing = timed(calls, device, budget=budget)
-    peak = peak_bytes(calls[0], device, _held if backward else lambda _: 0)
-    assert case.op.cost is not None, f"{case.op.name} is benchmarked and has no cost"
-    cost = case.op.cost(first.arguments, backward)
-    return run.record(
-        **case.facts(passes),
-        ms=timing.ms,
-        how=timing.how,
-        peak_mib=None if peak is None else peak / 2**20,
-        **rates(timing.ms, floor.ms(cost), cost),
-    )
+    drawn = functools.cache(lambda seed: sample(peers[0], device, dtype, seed))
+    ready: list[tuple[Case, Prepared, int | None]] = []
+    for case in peers:
+        try:
+            with time_limit(limit):
+                calls = _calls(case, drawn, device, backward)
+                prepared = prepare(calls, device)
+                ready.append((case, prepared, peak_bytes(calls[0], device, _held if backward else lambda _: 0)))
+        except Exception as error:  # a stranger's kernel may raise anything, and the others go on
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            yield run.record(**case.facts(passes), error=reason[:300])
+    for (case, _, peak), timing in zip(ready, in_turn([prepared for _, prepared, _ in ready]), strict=True):
+        assert case.op.cost is not None, f"{case.op.name} is benchmarked and has no cost"
+        cost = case.op.cost(drawn(0).arguments, backward)
+        yield run.record(
+            **case.facts(passes),
+            ms=timing.ms,
+            how=timing.how,
+            peak_mib=None if peak is None else peak / 2**20,
+            **rates(timing.ms, floor.ms(cost), cost),
+        )
+
+
+def _calls(case: Case, drawn: Callable[[int], Call], device: torch.device, backward: bool) -> list[Callable[[], Any]]:
+    """The kernel on so many inputs, ``drawn`` from a seed, that each call finds the cache without its own."""
+    kernel, make = case.spec.build(), forward_backward if backward else forward
+    sets = num_sets(sum(map(memory, tensors(drawn(0).arguments))), device)
+    return [make(case, kernel, drawn(seed)) for seed in range(sets)]
 
 
 def sample(case: Case, device: torch.device, dtype: torch.dtype, seed: int) -> Call:

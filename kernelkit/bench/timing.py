@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import itertools
+import math
 import signal
 import statistics
 import threading
@@ -22,15 +22,14 @@ Calls = Sequence[Callable[[], Any]]
 
 How = Literal["graph", "events", "clock"]
 
-BUDGET, FEWEST, MOST = 0.4, 3, 100
-"""Seconds that are spent on the repeats of one measurement, and how many there are at least and at most."""
+ROUNDS, WARM_UP = 8, 2
+"""How often each computation has its turn, and how many turns before that count for nothing."""
 
-WARM_MS = 500.0
-"""What a GPU does before it is timed. One that has rested, while kernels were compiled for instance, is faster than its
-power supply allows for long: by 5 to 13 % in large products on an H200."""
+TURN_MS = 50.0
+"""What a turn takes, at least."""
 
 LEAST_MS = 5.0
-"""What a GPU does between two events, about."""
+"""Of a computation as short as that the host may take longer than the device, unless a graph holds it."""
 
 
 @dataclass(frozen=True)
@@ -38,34 +37,65 @@ class Timing:
     """What one computation takes.
 
     Attributes:
-        ms: of one call, the median of the repeats.
+        ms: of one call, the median of its turns.
         how: ``graph``: replays of a CUDA graph, so that only the device counts; ``events``: the stream's clock around
-            many calls in a row, for what cannot be captured; ``clock``: the wall clock, on a CPU.
+            many calls in a row, for what cannot be captured or takes long; ``clock``: the wall clock, on a CPU.
     """
 
     ms: float
     how: How
 
 
-def timed(calls: Calls, device: torch.device, *, budget: float = BUDGET) -> Timing:
-    """Time of a single call, after a warm-up of two rounds.
+@dataclass(frozen=True)
+class Prepared:
+    """What is timed: ``work``, which makes so many ``calls``."""
 
-    A round makes each of ``calls`` once.
-    """
+    work: Callable[[], Any]
+    calls: int
+    how: How
+
+
+def timed(calls: Calls, device: torch.device) -> Timing:
+    """Time of a single call."""
+    (timing,) = in_turn([prepare(calls, device)])
+    return timing
+
+
+def prepare(calls: Calls, device: torch.device) -> Prepared:
+    """Warm up by two rounds, each of which makes each of ``calls`` once, and capture several where they are short."""
     for _ in range(2):
         _round(calls)
     if device.type != "cuda":
-        return Timing(_median(lambda: _round(calls), _on_clock, budget) / len(calls), "clock")
+        return Prepared(lambda: _round(calls), len(calls), "clock")
     torch.cuda.synchronize()
+    taken = _on_stream(lambda: _round(calls))
     # So many calls that what stands between two events hides a launch. With events the device is then behind the host,
     # unless the host is what takes the time.
-    calls = [*calls] * max(1, min(64, round(LEAST_MS / _on_stream(lambda: _round(calls)))))
-    graph = _captured(calls)
-    work = (lambda: _round(calls)) if graph is None else graph.replay
-    spent = 0.0
-    while spent < WARM_MS:
-        spent += _on_stream(work)
-    return Timing(_median(work, _on_stream, budget) / len(calls), "events" if graph is None else "graph")
+    calls = [*calls] * max(1, min(64, round(LEAST_MS / taken)))
+    graph = _captured(calls) if taken < LEAST_MS else None
+    if graph is not None:
+        return Prepared(graph.replay, len(calls), "graph")
+    return Prepared(lambda: _round(calls), len(calls), "events")
+
+
+def in_turn(prepared: Sequence[Prepared]) -> list[Timing]:
+    """The times of computations that are to be compared.
+
+    They take turns, since a GPU that works is as fast as its power supply and its temperature allow: one that has
+    rested, while a kernel was compiled for instance, is faster for a moment, in large products by a tenth.
+    """
+    times: list[list[float]] = [[] for _ in prepared]
+    for _ in range(WARM_UP + ROUNDS):
+        for each, found in zip(prepared, times, strict=True):
+            found.append(_turn(each, found[-1] if found else math.inf))
+    return [Timing(statistics.median(found[WARM_UP:]), each.how) for each, found in zip(prepared, times, strict=True)]
+
+
+def _turn(prepared: Prepared, expected: float) -> float:
+    """Milliseconds of a call, over as many as make a turn if each takes as long as ``expected``."""
+    clock = _on_clock if prepared.how == "clock" else _on_stream
+    repeats = max(1, math.ceil(TURN_MS / max(expected * prepared.calls, 1e-3)))
+    return clock(lambda: _round([prepared.work] * repeats)) / (repeats * prepared.calls)
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device, returned: Callable[[Any], int]) -> int | None:
@@ -144,13 +174,6 @@ def _captured(calls: Calls) -> torch.cuda.CUDAGraph | None:
 def _side_stream() -> torch.cuda.Stream:
     """One for all captures: cuBLAS keeps memory for each stream that it has seen."""
     return torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
-
-
-def _median(work: Callable[[], Any], clock: Callable[[Callable[[], Any]], float], budget: float) -> float:
-    """Milliseconds of ``work``, as often as fits into the budget."""
-    first = clock(work)
-    repeats = int(min(MOST, max(FEWEST, budget * 1000 / max(first, 1e-3))))
-    return statistics.median(clock(work) for _ in itertools.repeat(None, repeats))
 
 
 def _on_clock(work: Callable[[], Any]) -> float:

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from kernelkit import KernelSpec, default_registry
+from kernelkit.bench import timing
 from kernelkit.bench.floor import Floor
-from kernelkit.bench.ops import Case, bound, cases, forward_backward, measure, measure_all, sample, small
+from kernelkit.bench.ops import Case, bound, cases, forward_backward, measure_all, sample, small
 from kernelkit.bench.records import Run
-from kernelkit.bench.timing import time_limit
+from kernelkit.bench.timing import Prepared, time_limit
 from kernelkit.hardware import Hardware
 
 CPU, DTYPE = torch.device("cpu"), torch.bfloat16
@@ -44,8 +45,8 @@ def _itself(kernel):
 
 @pytest.mark.parametrize("op", ["rms_norm", "qk_norm_rope", "cross_entropy_loss", "attention"])
 def test_a_record_says_what_was_measured_and_how(op):
-    for passes in ("fwd", "fwd+bwd"):
-        record = measure(one(op, "eager"), passes, RUN, FLOOR, CPU, DTYPE, budget=0)
+    records = [*measure_all([one(op, "eager")], RUN, FLOOR, CPU, DTYPE)]
+    for passes, record in zip(("fwd", "fwd+bwd"), records, strict=True):
         assert (record.op, record.impl, record.passes, record.how) == (op, "eager", passes, "clock")
         assert record.ms > 0 and record.of_floor == pytest.approx(record.floor_ms / record.ms)
         assert (record.peak_mib, record.gpu, record.run) == (None, "cpu", "test")
@@ -94,6 +95,22 @@ def test_a_kernel_that_tunes_itself_for_ever_is_stopped():
     wanted = iter(chosen(with_kernels(tuning=lambda *_: time.sleep(60)), ops=["rms_norm"], impls=["tuning"]))
     (record,) = measure_all(wanted, RUN, FLOOR, CPU, DTYPE, limit=0.05)
     assert record.ms is None and record.error == "TimeoutError: took more than 0.05 s"
+
+
+def test_peers_take_turns_and_the_first_turns_count_for_nothing():
+    turns = []
+
+    def work(name, pauses):
+        def call():
+            turns.append(name)
+            time.sleep(next(pauses))
+
+        return Prepared(call, 1, "clock")
+
+    slow = [0.3] * timing.WARM_UP + [timing.TURN_MS / 1000] * timing.ROUNDS
+    found = timing.in_turn([work("a", iter(slow)), work("b", iter(slow))])
+    assert turns == ["a", "b"] * (timing.WARM_UP + timing.ROUNDS)
+    assert all(each.ms < 250 for each in found)
 
 
 def test_the_limit_ends_with_what_it_limits():
