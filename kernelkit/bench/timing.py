@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import math
+import random
 import signal
 import statistics
 import threading
@@ -22,11 +23,11 @@ Calls = Sequence[Callable[[], Any]]
 
 How = Literal["graph", "events", "clock"]
 
-ROUNDS, WARM_UP = 8, 2
-"""How often each computation has its turn, and how many turns before that count for nothing."""
+ROUNDS = 7
+"""How often each computation has its turn; the first time counts for nothing."""
 
-TURN_MS = 50.0
-"""What a turn takes, at least."""
+LEAD_MS, TURN_MS = 100.0, 50.0
+"""What a turn takes at least, before it is timed and while it is."""
 
 LEAST_MS = 5.0
 """Of a computation as short as that the host may take longer than the device, unless a graph holds it."""
@@ -48,10 +49,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is timed: ``work``, which makes so many ``calls``."""
+    """What is timed: ``work``, which makes each of the ``calls``, whose inputs live as long as this does."""
 
     work: Callable[[], Any]
-    calls: int
+    calls: Calls
     how: How
 
 
@@ -66,7 +67,7 @@ def prepare(calls: Calls, device: torch.device) -> Prepared:
     for _ in range(2):
         _round(calls)
     if device.type != "cuda":
-        return Prepared(lambda: _round(calls), len(calls), "clock")
+        return Prepared(lambda: _round(calls), calls, "clock")
     torch.cuda.synchronize()
     taken = _on_stream(lambda: _round(calls))
     # So many calls that what stands between two events hides a launch. With events the device is then behind the host,
@@ -74,28 +75,35 @@ def prepare(calls: Calls, device: torch.device) -> Prepared:
     calls = [*calls] * max(1, min(64, round(LEAST_MS / taken)))
     graph = _captured(calls) if taken < LEAST_MS else None
     if graph is not None:
-        return Prepared(graph.replay, len(calls), "graph")
-    return Prepared(lambda: _round(calls), len(calls), "events")
+        return Prepared(graph.replay, calls, "graph")
+    return Prepared(lambda: _round(calls), calls, "events")
 
 
 def in_turn(prepared: Sequence[Prepared]) -> list[Timing]:
     """The times of computations that are to be compared.
 
-    They take turns, since a GPU that works is as fast as its power supply and its temperature allow: one that has
-    rested, while a kernel was compiled for instance, is faster for a moment, in large products by a tenth.
+    They take turns, in another order each time, and work for a while before they are timed. For a GPU is as fast as its
+    power supply and its temperature allow: after a rest, or after something that took less power, a large product is
+    faster for a moment, by up to a tenth.
     """
     times: list[list[float]] = [[] for _ in prepared]
-    for _ in range(WARM_UP + ROUNDS):
-        for each, found in zip(prepared, times, strict=True):
-            found.append(_turn(each, found[-1] if found else math.inf))
-    return [Timing(statistics.median(found[WARM_UP:]), each.how) for each, found in zip(prepared, times, strict=True)]
+    order, draw = [*range(len(prepared))], random.Random(0)
+    for _ in range(ROUNDS):
+        for index in order:
+            times[index].append(_turn(prepared[index], times[index]))
+        draw.shuffle(order)
+    return [Timing(statistics.median(found[1:]), each.how) for each, found in zip(prepared, times, strict=True)]
 
 
-def _turn(prepared: Prepared, expected: float) -> float:
-    """Milliseconds of a call, over as many as make a turn if each takes as long as ``expected``."""
+def _turn(prepared: Prepared, before: Sequence[float]) -> float:
+    """Milliseconds of a call, over as many as make a turn if each takes as long as the last time."""
     clock = _on_clock if prepared.how == "clock" else _on_stream
-    repeats = max(1, math.ceil(TURN_MS / max(expected * prepared.calls, 1e-3)))
-    return clock(lambda: _round([prepared.work] * repeats)) / (repeats * prepared.calls)
+    calls = len(prepared.calls)
+    if not before:
+        return clock(prepared.work) / calls
+    lead, repeats = (max(1, math.ceil(span / max(before[-1] * calls, 1e-3))) for span in (LEAD_MS, TURN_MS))
+    _round([prepared.work] * lead)
+    return clock(lambda: _round([prepared.work] * repeats)) / (repeats * calls)
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device, returned: Callable[[Any], int]) -> int | None:

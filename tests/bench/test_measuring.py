@@ -97,20 +97,22 @@ def test_a_kernel_that_tunes_itself_for_ever_is_stopped():
     assert record.ms is None and record.error == "TimeoutError: took more than 0.05 s"
 
 
-def test_peers_take_turns_and_the_first_turns_count_for_nothing():
+def test_peers_take_turns_and_work_before_they_are_timed(monkeypatch):
+    monkeypatch.setattr(timing, "LEAD_MS", 0.0)
+    monkeypatch.setattr(timing, "TURN_MS", 0.0)
     turns = []
 
-    def work(name, pauses):
-        def call():
+    def prepared(name, first):
+        def work():
+            time.sleep(0.02 if name in turns else first)
             turns.append(name)
-            time.sleep(next(pauses))
 
-        return Prepared(call, 1, "clock")
+        return Prepared(work, [work], "clock")
 
-    slow = [0.3] * timing.WARM_UP + [timing.TURN_MS / 1000] * timing.ROUNDS
-    found = timing.in_turn([work("a", iter(slow)), work("b", iter(slow))])
-    assert turns == ["a", "b"] * (timing.WARM_UP + timing.ROUNDS)
-    assert all(each.ms < 250 for each in found)
+    found = timing.in_turn([prepared("a", 0.5), prepared("b", 0.02)])
+    assert sorted(turns) == ["a"] * 13 + ["b"] * 13, "the first turn, and six of a lead and what is timed"
+    assert {*turns[:2]} == {"a", "b"}
+    assert all(20 <= each.ms < 200 for each in found)
 
 
 def test_the_limit_ends_with_what_it_limits():
