@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from kernelkit.bench.charts import draw
 from kernelkit.bench.ranking import ranked
 from kernelkit.bench.records import Record, read, slug_of, write
 from kernelkit.bench.step_cases import STEP
+from kernelkit.bench.targets import Target, read_targets, rows
 from kernelkit.distill.atomic import replace_text
 from kernelkit.kernels.measurements import SHIPPED, MeasuredGpu, text_of
 
 INTRODUCTION = """# Results
 
 Written by `kernelkit bench`; do not edit. Forward, and forward with backward, in bfloat16 on random data. Times are of
-the device alone, by replays of a CUDA graph, or where that cannot be, marked *, by events around calls in a row. Inputs
-are not in its cache. The floor is what a call must move or multiply, at the rates of a plain copy and of one large
-product in the same run. Peak is memory over the inputs and the returned gradients. Of whole steps, which follow one
-another as in training, time is by the clock around four of them, and peak is all memory.
+the device alone, by replays of a CUDA graph, or of what takes long or cannot be captured, marked *, by events around
+calls in a row. Inputs are not in its cache. The implementations of a shape take turns; in runs older than 54fe33e0e509
+they followed one another, and where the GPU had rested before one, it is up to a tenth too fast. The floor is what a
+call must move or multiply, at the rates of a plain copy and of one large product in the same run. Peak is memory over
+the inputs and the returned gradients. Of whole steps, which follow one another as in training, time is by the clock
+around four of them, and peak is all memory.
 """
 
 _NOTHING = Record(op="", variant="", impl="", shape="", passes="fwd", gpu="", versions={}, run="")
@@ -30,6 +34,7 @@ def publish(folder: Path, records: Sequence[Record]) -> Path:
     """Take ``records`` of a run on a GPU into ``folder``: ``results/<gpu>.json``, charts, and ``RESULTS.md``.
 
     They replace all earlier ones of the same ops on the same device, since only what was measured together compares.
+    What ``targets.yaml`` of ``folder`` wants, if it is there, is set against them.
     Where ``folder`` is that of a checkout, the package beside it gets the order in which all results put the
     implementations, for the presets ``fastest-*``.
 
@@ -53,7 +58,8 @@ def publish(folder: Path, records: Sequence[Record]) -> Path:
     charts.mkdir(exist_ok=True)
     draw(charts, read(path))
     document = folder / "RESULTS.md"
-    replace_text(document, render({each.stem: read(each) for each in sorted(path.parent.glob("*.json"))}))
+    all_results = {each.stem: read(each) for each in sorted(path.parent.glob("*.json"))}
+    replace_text(document, render(all_results, read_targets(folder / "targets.yaml")))
     beside = folder.resolve().parent / "kernelkit" / "kernels" / SHIPPED.name
     if beside.exists():
         replace_text(beside, text_of(measured_gpus(folder)))
@@ -67,13 +73,24 @@ def measured_gpus(folder: Path) -> Iterator[MeasuredGpu]:
             yield ranked(records)
 
 
-def render(results: dict[str, Sequence[Record]]) -> str:
-    """``RESULTS.md`` of the records of each device, by the name of its file."""
+def render(
+    results: Mapping[str, Sequence[Record]], targets: Mapping[str, Sequence[Target]] = MappingProxyType({})
+) -> str:
+    """``RESULTS.md`` of the records of each device, by the name of its file, and its ``targets``, by its own."""
     parts = [INTRODUCTION]
     for slug, records in results.items():
         if records:
-            parts += [f"## {records[0].gpu}\n", *_device(slug, records)]
+            gpu = records[0].gpu
+            parts += [f"## {gpu}\n", *_targets(targets.get(gpu, ()), records), *_device(slug, records)]
     return "\n".join(parts)
+
+
+def _targets(targets: Sequence[Target], records: Sequence[Record]) -> Iterator[str]:
+    lines = [*rows(targets, records)]
+    if lines:
+        heading = ("", "pass", "wanted", "reached", "what bounds it")
+        yield "### Targets\n"
+        yield _markdown([heading, ["---"] * len(heading), *lines])
 
 
 def _device(slug: str, records: Sequence[Record]) -> Iterator[str]:
@@ -102,6 +119,10 @@ def _table(records: Iterable[Record], columns: Sequence[Column]) -> str:
     lines = [heading, ["---"] * len(heading)]
     for impl, passes in found.items():
         lines.append([impl, *(cell(passes.get("fwd"), passes.get("fwd+bwd")) for _, cell in columns)])
+    return _markdown(lines)
+
+
+def _markdown(lines: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from kernelkit.bench.charts import draw
-from kernelkit.bench.records import Run, read
+from kernelkit.bench.records import Run, read, slug_of
 from kernelkit.bench.results import publish, render
+from kernelkit.bench.targets import read_targets
 from tests.bench.conftest import H200
+
+ROOT = Path(__file__).parents[2]
 
 
 def rows(text):
@@ -48,6 +52,39 @@ def test_whole_steps_have_a_table_of_their_own(made_up):
     text = render({"h200": [step]})
     assert "### Whole steps" in text
     assert "| stock | 50,214 | 300 | 12 | 12.3456 |" in rows(text)
+
+
+WANTED = """NVIDIA H200:
+  - {op: rms_norm, shape: batch=4 hidden_size=64, pass: fwd, ms: 1.5, peak_mib: 12}
+  - {op: rms_norm, shape: batch=4 hidden_size=64, pass: fwd+bwd, ms: 1.5, bound: memory}
+  - {op: step, shape: batch=8, variant: qwen3, pass: fwd+bwd, tokens_per_s: 100, bound: power}
+  - {op: swiglu_mlp, shape: batch=4, pass: fwd, ms: 1.5}
+"""
+
+
+def test_what_is_wanted_is_set_against_the_fastest_of_ours_or_what_bounds_it(tmp_path, made_up):
+    (tmp_path / "targets.yaml").write_text(WANTED)
+    of_step = {"op": "step", "variant": "qwen3", "shape": "batch=8", "pass": "fwd+bwd"}
+    kernels = [made_up("eager", ms=1.0), made_up("triton", ms=1.25), made_up("triton", "fwd+bwd", 2.0)]
+    slow, fast = (
+        made_up(name, ms=ms, tokens_per_s=tokens, **of_step)
+        for name, ms, tokens in (("preset: triton", 2.0, 90.0), ("injected, preset: triton", 1.0, 101.0))
+    )
+    text = publish(tmp_path, [*kernels, slow, fast]).read_text()
+    assert [line for line in rows(text) if "batch=" in line] == [
+        "| `rms_norm`, batch=4 hidden_size=64 | fwd | 1.5 ms, 12 MiB | 1.25 ms, 12 MiB | met |",
+        "| `rms_norm`, batch=4 hidden_size=64 | fwd+bwd | 1.5 ms | 2 ms | memory |",
+        "| qwen3, batch=8 | fwd+bwd | 100 tokens/s | 101 tokens/s | met |",
+    ]
+
+
+def test_what_our_targets_are_for_was_measured():
+    for gpu, targets in read_targets(ROOT / "benchmarks/targets.yaml").items():
+        records = read(ROOT / f"benchmarks/results/{slug_of(gpu)}.json")
+        for target in targets:
+            best = target.best(records)
+            assert best is not None, target
+            assert target.met_by(best) or target.bound, f"{target} is missed, and no reason is given"
 
 
 def test_publishing_writes_the_results_their_charts_and_the_document(tmp_path, made_up):
