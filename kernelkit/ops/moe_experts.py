@@ -135,7 +135,7 @@ OP = Op(
     },
     protocol=MoEExperts,
     default="torch",
-    preference=("torch", "liger", "eager", "triton"),
+    preference=("triton", "torch", "liger", "eager"),
     samples=samples,
     sized_samples=sized_samples,
     long_rows={"length": 150, "hidden_size": 136, "intermediate_size": 152, "experts": 5, "top_k": 2},
