@@ -7,9 +7,6 @@ takes the exponentials of its tile, the other one has the tensor cores for itsel
 
 from __future__ import annotations
 
-import functools
-
-import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -32,23 +29,9 @@ BYTES = gl.constexpr((2 * 64 + 256) * 64 * 2)
 OPTIONS = {"num_warps": 4, "maxnreg": 168}
 """Of a group; for three there are then as many registers as a processor has."""
 
-load_block = getattr(tma, "async_load", tma.async_copy_global_to_shared)
-store_block = getattr(tma, "async_store", tma.async_copy_shared_to_global)
+load_block = tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_to_shared
+store_block = tma.async_store if hasattr(tma, "async_store") else tma.async_copy_shared_to_global
 """As Triton 3.9 calls them, and 3.6."""
-
-
-def is_possible(head: Head, rows: Tensor) -> bool:
-    """Whether the device has these instructions, which neither older nor newer GPUs have, and the head no softcap.
-
-    A tanh would take more registers than there are.
-    """
-    hopper = rows.is_cuda and torch.version.hip is None and _capability(rows.device) == (9, 0)
-    return hopper and head.softcap is None
-
-
-@functools.cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
 
 
 def multiply(

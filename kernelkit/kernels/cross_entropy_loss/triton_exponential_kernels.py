@@ -9,13 +9,15 @@ is so improbable that an exponential would leave the range are computed again, r
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
+from packaging.version import Version
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernelkit.kernels.cross_entropy_loss import hopper_exponential_kernels as hopper
 from kernelkit.kernels.head import Head
 from kernelkit.kernels.triton_head import LN_2, LOG2_E, LOWEST, NATIVE, tanh
 from kernelkit.kernels.triton_launch import blocks_of, power_of_two, processors
@@ -31,6 +33,9 @@ AGAIN: tl.constexpr = tl.constexpr(2)
 ROWS, COLUMNS, DEPTH = 128, 256, 64
 OPTIONS = {"num_warps": 8, "num_stages": 3}
 """The tile of a program, and how it is compiled: the fastest of six on an H100 at a hidden size of 1024."""
+
+GLUON = torch.version.hip is None and Version("3.6") <= Version(triton.__version__) < Version("3.10")
+"""Whether this Triton has the Gluon that ``hopper_exponential_kernels`` is written in: 3.6 and 3.9 were tried."""
 
 SMALL = (32, 64, 32)
 """The tile in the interpreter, so that small shapes have several."""
@@ -93,7 +98,9 @@ def write_exponentials(
             FARTHEST, scale, cap, z_loss_coef, STORED=stored, SQUARED=z_loss_coef != 0.0, RUN=run, ROWS=16, BLOCK=64,
         )  # fmt: skip
 
-    if hopper.is_possible(head, rows):
+    if _is_for_gluon(head, rows):
+        from kernelkit.kernels.cross_entropy_loss import hopper_exponential_kernels as hopper
+
         hopper.multiply(head, rows, exponentials, labels, base, labelled, statistics)
     else:
         multiply(FIRST)
@@ -103,6 +110,20 @@ def write_exponentials(
     multiply(AGAIN)
     finish(AGAIN)
     return factors
+
+
+def _is_for_gluon(head: Head, rows: Tensor) -> bool:
+    """Whether ``hopper_exponential_kernels`` takes the first run.
+
+    Neither older nor newer GPUs have its instructions, the tanh of a softcap takes more registers than there are, and
+    Gluon differs from one version of Triton to the next.
+    """
+    return rows.is_cuda and head.softcap is None and GLUON and _capability(rows.device) == (9, 0)
+
+
+@functools.cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 def place_scaled(of_hidden: Tensor, positions: Tensor, of_rows: Tensor, factors: Tensor | None) -> None:
