@@ -27,7 +27,7 @@ ROUNDS = 7
 """How often each computation has its turn; the first time counts for nothing."""
 
 LEAD_MS, TURN_MS = 100.0, 50.0
-"""What a turn takes at least, before it is timed and while it is."""
+"""What a turn takes at least, on a GPU before it is timed, and while it is."""
 
 LEAST_MS = 5.0
 """Of a computation as short as that the host may take longer than the device, unless a graph holds it."""
@@ -97,12 +97,13 @@ def in_turn(prepared: Sequence[Prepared]) -> list[Timing]:
 
 def _turn(prepared: Prepared, before: Sequence[float]) -> float:
     """Milliseconds of a call, over as many as make a turn if each takes as long as the last time."""
-    clock = _on_clock if prepared.how == "clock" else _on_stream
-    calls = len(prepared.calls)
+    on_gpu, calls = prepared.how != "clock", len(prepared.calls)
+    clock = _on_stream if on_gpu else _on_clock
     if not before:
         return clock(prepared.work) / calls
     lead, repeats = (max(1, math.ceil(span / max(before[-1] * calls, 1e-3))) for span in (LEAD_MS, TURN_MS))
-    _round([prepared.work] * lead)
+    if on_gpu:
+        _round([prepared.work] * lead)
     return clock(lambda: _round([prepared.work] * repeats)) / (repeats * calls)
 
 
