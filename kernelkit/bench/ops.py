@@ -97,7 +97,7 @@ def measure_all(
     wanted: Iterable[Case], run: Run, floor: Floor, device: torch.device, dtype: torch.dtype, limit: float = LIMIT
 ) -> Iterator[Record]:
     """A record for each case and pass; one with an error for each that fails or takes more than ``limit`` seconds."""
-    for _, group in itertools.groupby(wanted, lambda case: case.facts("fwd") | {"impl": None}):
+    for _, group in itertools.groupby(wanted, lambda case: (case.op.name, case.spec.variant, shape_text(case.sizes))):
         peers, stopped = [*group], set[str]()
         for passes in get_args(Pass):
             # What one shape was compiled for would make the next one's sizes dynamic.
@@ -125,9 +125,11 @@ def measure(
                 prepared = prepare(calls, device)
                 ready.append((case, prepared, peak_bytes(calls[0], device, _held if backward else lambda _: 0)))
         except Exception as error:  # a stranger's kernel may raise anything, and the others go on
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            yield run.record(**case.facts(passes), error=reason[:300])
+            yield run.record(**case.facts(passes), error=_reason(error))
     for (case, _, peak), timing in zip(ready, in_turn([prepared for _, prepared, _ in ready]), strict=True):
+        if isinstance(timing, Exception):
+            yield run.record(**case.facts(passes), error=_reason(timing))
+            continue
         assert case.op.cost is not None, f"{case.op.name} is benchmarked and has no cost"
         cost = case.op.cost(drawn(0).arguments, backward)
         yield run.record(
@@ -137,6 +139,10 @@ def measure(
             peak_mib=None if peak is None else peak / 2**20,
             **rates(timing.ms, floor.ms(cost), cost),
         )
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:300]
 
 
 def _calls(case: Case, drawn: Callable[[int], Call], device: torch.device, backward: bool) -> list[Callable[[], Any]]:

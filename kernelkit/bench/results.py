@@ -18,11 +18,11 @@ INTRODUCTION = """# Results
 
 Written by `kernelkit bench`; do not edit. Forward, and forward with backward, in bfloat16 on random data. Times are of
 the device alone, by replays of a CUDA graph, or of what takes long or cannot be captured, marked *, by events around
-calls in a row. Inputs are not in its cache. The implementations of a shape take turns; in runs older than 54fe33e0e509
-they followed one another, and where the GPU had rested before one, it is up to a tenth too fast. The floor is what a
-call must move or multiply, at the rates of a plain copy and of one large product in the same run. Peak is memory over
-the inputs and the returned gradients. Of whole steps, which follow one another as in training, time is by the clock
-around four of them, and peak is all memory.
+calls in a row. Inputs are not in its cache. The implementations of a shape take turns; those of the runs up to 26
+November 2026, but for 54fe33e0e509 and 691ebd7cd4fd, followed one another, and where the GPU had rested before one, it
+is up to a tenth too fast. The floor is what a call must move or multiply, at the rates of a plain copy and of one large
+product in the same run. Peak is memory over the inputs and the returned gradients. Of whole steps, which follow one
+another as in training, time is by the clock around four of them, and peak is all memory.
 """
 
 _NOTHING = Record(op="", variant="", impl="", shape="", passes="fwd", gpu="", versions={}, run="")

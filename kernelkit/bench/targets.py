@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from kernelkit.bench.records import Pass, Record
+from kernelkit.bench.step_cases import STEP
 
 OURS = "triton"
 """What is in the name of an implementation, or of a step's case, with our kernels."""
@@ -73,7 +74,7 @@ def rows(targets: Sequence[Target], records: Sequence[Record]) -> Iterator[tuple
         record = target.best(records)
         if record is None:
             continue
-        name = target.variant if record.op == "step" else f"`{target.op}`"
+        name = target.variant if record.op == STEP else f"`{target.op}`"
         met = "met" if target.met_by(record) else target.bound or "not met"
         wanted = _text(target.ms, target.tokens_per_s, target.peak_mib)
         reached = _text(target.ms and record.ms, record.tokens_per_s, target.peak_mib and record.peak_mib)

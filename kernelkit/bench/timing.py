@@ -59,6 +59,8 @@ class Prepared:
 def timed(calls: Calls, device: torch.device) -> Timing:
     """Time of a single call."""
     (timing,) = in_turn([prepare(calls, device)])
+    if isinstance(timing, Exception):
+        raise timing
     return timing
 
 
@@ -79,20 +81,28 @@ def prepare(calls: Calls, device: torch.device) -> Prepared:
     return Prepared(lambda: _round(calls), calls, "events")
 
 
-def in_turn(prepared: Sequence[Prepared]) -> list[Timing]:
+def in_turn(prepared: Sequence[Prepared]) -> list[Timing | Exception]:
     """The times of computations that are to be compared.
 
     They take turns, in another order each time, and work for a while before they are timed. For a GPU is as fast as its
     power supply and its temperature allow: after a rest, or after something that took less power, a large product is
-    faster for a moment, by up to a tenth.
+    faster for a moment, by up to a tenth. One that raises has its error in the place of its time, and no more turns.
     """
     times: list[list[float]] = [[] for _ in prepared]
+    errors: dict[int, Exception] = {}
     order, draw = [*range(len(prepared))], random.Random(0)
     for _ in range(ROUNDS):
         for index in order:
-            times[index].append(_turn(prepared[index], times[index]))
+            try:
+                if index not in errors:
+                    times[index].append(_turn(prepared[index], times[index]))
+            except Exception as error:  # a stranger's kernel may raise anything, and the others go on
+                errors[index] = error
         draw.shuffle(order)
-    return [Timing(statistics.median(found[1:]), each.how) for each, found in zip(prepared, times, strict=True)]
+    return [
+        errors.get(index) or Timing(statistics.median(times[index][1:]), each.how)
+        for index, each in enumerate(prepared)
+    ]
 
 
 def _turn(prepared: Prepared, before: Sequence[float]) -> float:

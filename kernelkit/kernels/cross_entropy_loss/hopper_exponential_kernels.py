@@ -24,7 +24,8 @@ PART = gl.constexpr(128)
 """Columns that it stores at a time, for which there is memory beside what is being loaded."""
 STAGES, LEAD = gl.constexpr(4), gl.constexpr(3)
 """Blocks in shared memory, and how many of them the first group takes before the second one begins."""
-BYTES = gl.constexpr((2 * 64 + 256) * 64 * 2)
+BYTES = gl.constexpr((2 * ROWS.value + COLUMNS.value) * DEPTH.value * 2)
+"""Of a block."""
 
 OPTIONS = {"num_warps": 4, "maxnreg": 168}
 """Of a group; for three there are then as many registers as a processor has."""
