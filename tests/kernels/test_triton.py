@@ -63,6 +63,20 @@ def test_heads_of_queries_and_keys(device):
     )
 
 
+@pytest.mark.parametrize("used", [0, 1])
+def test_a_sum_and_its_norm_of_which_one_goes_unused(used, device):
+    mine, eager = (
+        built(default_registry().get("add_rms_norm", "standard", impl), device) for impl in ("triton", "eager")
+    )
+    norm = SampleNorm(some(device, 96).requires_grad_(), 1e-6)
+    states, residual = (each.requires_grad_() for each in some(device, 2, 7, 96).unbind())
+    inputs = (states, residual) if used == 0 else (states, residual, norm.weight)
+    found, wanted = (
+        torch.autograd.grad(kernel(states, residual, norm)[used].sin().sum(), inputs) for kernel in (mine, eager)
+    )
+    torch.testing.assert_close(found, wanted)
+
+
 def test_more_elements_than_an_int32_counts(device):
     if INTERPRETED or device == "cpu":
         pytest.skip("takes ten gigabytes")

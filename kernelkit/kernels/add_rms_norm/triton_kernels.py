@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kernelkit.kernels.lean_op import differentiable_op, lean_op
@@ -21,15 +22,17 @@ def _empty_output(
 
 
 def _empty_gradients(
-    of_total: Tensor, of_normed: Tensor, total: Tensor, weight: Tensor, inverse: Tensor, offset: float, rounded: bool
-) -> tuple[Tensor, Tensor]:
+    of_normed: Tensor, of_total: Tensor | None, total: Tensor, weight: Tensor, inverse: Tensor,
+    offset: float, rounded: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     return empty_like(total), empty_like(weight)
 
 
 @lean_op("triton_add_rms_norm_backward", fake=_empty_gradients)
 def _gradients(
-    of_total: Tensor, of_normed: Tensor, total: Tensor, weight: Tensor, inverse: Tensor, offset: float, rounded: bool
-) -> tuple[Tensor, Tensor]:
+    of_normed: Tensor, of_total: Tensor | None, total: Tensor, weight: Tensor, inverse: Tensor,
+    offset: float, rounded: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     return launch_backward(of_normed, of_total, total, weight, inverse, offset, rounded)
 
 
@@ -39,10 +42,15 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     total, _, inverse = output
     ctx.save_for_backward(total, weight, inverse)
     ctx.mark_non_differentiable(inverse)
+    ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, of_total: Tensor, of_normed: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    of_sum, of_weight = _gradients(of_total, of_normed, *ctx.saved_tensors, ctx.offset, ctx.rounded)
+def _differentiate(ctx: Any, of_total: Tensor | None, of_normed: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    if of_normed is None:
+        if of_total is None:
+            return (None,) * 6
+        of_normed = torch.zeros_like(of_total)
+    of_sum, of_weight = _gradients(of_normed, of_total, *ctx.saved_tensors, ctx.offset, ctx.rounded)
     return *(of_sum.to(dtype) for dtype in ctx.dtypes), of_weight, None, None, None
 
 

@@ -2,8 +2,9 @@
 
 A program takes a tile of whole rows: one long row, or several short ones. Between forward and backward only the input
 and the reciprocal root of each row are kept. With n = x / root, g = w * dy and H channels the gradients are
-dx = (g - n * mean(g * n)) / root and dw = sum of dy * n over the rows. Programs of the backward take rows in turn and
-add up their share of dw in registers; a second kernel adds the shares, always in the same order.
+dx = (g - n * mean(g * n)) / root and dw = sum of dy * n over the rows. Programs of the backward take rows in turn, the
+next of which are on their way meanwhile, and add up their share of dw in registers; a second kernel adds the shares,
+always in the same order.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import triton.language as tl
 from torch import Tensor
 
 from kernelkit.kernels.lean_op import differentiable_op, lean_op
-from kernelkit.kernels.triton_launch import blocks_of, empty_like, power_of_two, processors, warps
+from kernelkit.kernels.triton_launch import blocks_of, empty_like, power_of_two, processors, shared_memory, warps
 
-TILE = 4096
+TILE, BACKWARD_TILE = 4096, 2048
 """Elements that a program holds where rows are shorter."""
 PROGRAMS = 2
 """Programs of the backward for each multiprocessor."""
@@ -77,11 +78,12 @@ def _backward(
     ADDED: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     column = tl.arange(0, BLOCK)
     weight = tl.load(weight_ptr + column, mask=column < width, other=0.0).to(tl.float32) + OFFSET
     of_weight = tl.zeros((ROWS, BLOCK), tl.float32)
-    for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
+    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0), num_stages=STAGES):
         row = tile * ROWS + tl.arange(0, ROWS)
         there = (row < rows)[:, None] & (column < width)[None, :]
         at = row.to(tl.int64)[:, None] * width + column[None, :]
@@ -119,10 +121,17 @@ def add_shares(shares: Tensor, sum_of: Tensor) -> Tensor:
     return sum_of
 
 
-def _tile(width: int) -> tuple[int, int]:
-    """Rows and block of a tile."""
+def _tile(width: int, elements: int) -> dict[str, int]:
+    """Rows and block of a tile, and its warps."""
     block = power_of_two(width)
-    return max(1, TILE // block), block
+    rows = max(1, elements // block)
+    return {"ROWS": rows, "BLOCK": block, "num_warps": warps(rows * block)}
+
+
+def _stages(total: Tensor, block: int, bytes_of_tile: int) -> int:
+    """Tiles of the backward under way: as many as pay on an H200, and fit where there is less shared memory."""
+    ahead = min(3 if block <= BACKWARD_TILE else 2, shared_memory(total) // bytes_of_tile)
+    return 1 + ahead
 
 
 def launch_forward(
@@ -145,13 +154,12 @@ def launch_forward(
     if states.numel() == 0:
         return total, normed, inverse
     rows, width = inverse.shape[0], states.shape[-1]
-    tile, block = _tile(width)
+    tile = _tile(width, TILE)
     states = states.contiguous()
-    _forward[(blocks_of(tile, rows),)](
+    _forward[(blocks_of(tile["ROWS"], rows),)](
         states, states if residual is None else residual.contiguous(), weight.contiguous(), total, normed, inverse,
         rows, width, eps,
-        OFFSET=offset, ROUNDED=rounded, ADDED=residual is not None,
-        ROWS=tile, BLOCK=block, num_warps=warps(tile * block),
+        OFFSET=offset, ROUNDED=rounded, ADDED=residual is not None, **tile,
     )  # fmt: skip
     return total, normed, inverse
 
@@ -188,15 +196,16 @@ def launch_backward(
     if total.numel() == 0:
         return of_states, of_weight.zero_()
     rows, width = inverse.shape[0], total.shape[-1]
-    tile, block = _tile(width)
-    programs = min(blocks_of(tile, rows), PROGRAMS * processors(total))
+    tile = _tile(width, BACKWARD_TILE)
+    programs = min(blocks_of(tile["ROWS"], rows), PROGRAMS * processors(total))
     shares = total.new_empty((programs, width), dtype=torch.float32)
     of_normed = of_normed.contiguous()
+    loaded = sum(each.element_size() for each in (of_normed, of_total, total) if each is not None)
     _backward[(programs,)](
         of_normed, of_normed if of_total is None else of_total.contiguous(), total.contiguous(), weight.contiguous(),
         inverse, of_states, shares, rows, width,
-        OFFSET=offset, ROUNDED=rounded, ADDED=of_total is not None,
-        ROWS=tile, BLOCK=block, num_warps=warps(tile * block),
+        OFFSET=offset, ROUNDED=rounded, ADDED=of_total is not None, **tile,
+        STAGES=_stages(total, tile["BLOCK"], loaded * tile["ROWS"] * tile["BLOCK"]),
     )  # fmt: skip
     return of_states, add_shares(shares, of_weight)
 
@@ -222,9 +231,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     states, weight, _, ctx.offset, ctx.rounded = inputs
     ctx.save_for_backward(states, weight, output[1])
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # zeros for the roots, which nothing reads
 
 
-def _differentiate(ctx: Any, of_normed: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, of_normed: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    if of_normed is None:
+        return (None,) * 5
     return *_gradients(of_normed, *ctx.saved_tensors, ctx.offset, ctx.rounded), None, None, None
 
 

@@ -19,18 +19,17 @@ from kernelkit.spec import Kernel
 
 
 @triton.jit
-def angles_of(cos_ptr, sin_ptr, first, column, width, PAIRED: tl.constexpr, BACK: tl.constexpr):
+def angles_of(cos_ptr, sin_ptr, first, column, there, width, PAIRED: tl.constexpr, BACK: tl.constexpr):
     """The cos and sin for the first and the second channel of each pair, in float32.
 
     ``PAIRED`` pairs are neighbours and share an angle. ``BACK`` swaps and negates the sines, which transposes the
     rotation.
     """
-    there = column < width // 2
     second = column if PAIRED else column + width // 2
-    cos = tl.load(cos_ptr + first + column, mask=there, other=0.0).to(tl.float32)[None, :]
-    sin = tl.load(sin_ptr + first + column, mask=there, other=0.0).to(tl.float32)[None, :]
-    cos2 = tl.load(cos_ptr + first + second, mask=there, other=0.0).to(tl.float32)[None, :]
-    sin2 = tl.load(sin_ptr + first + second, mask=there, other=0.0).to(tl.float32)[None, :]
+    cos = tl.load(cos_ptr + first + column, mask=there, other=0.0).to(tl.float32)
+    sin = tl.load(sin_ptr + first + column, mask=there, other=0.0).to(tl.float32)
+    cos2 = tl.load(cos_ptr + first + second, mask=there, other=0.0).to(tl.float32)
+    sin2 = tl.load(sin_ptr + first + second, mask=there, other=0.0).to(tl.float32)
     if BACK:
         return cos, -sin2, cos2, -sin
     return cos, sin, cos2, sin2
@@ -99,8 +98,8 @@ def _rotate(
         query_ptr, query_head, query_heads, width, query_of_head, query_of_channel, PAIRED, HALF
     )
     key1, key2 = _load_pairs(key_ptr, key_head, key_heads, width, key_of_head, key_of_channel, PAIRED, HALF)
-    angle = batch * cos_of_batch + position * width
-    cos, sin, cos2, sin2 = angles_of(cos_ptr, sin_ptr, angle, tl.arange(0, HALF), width, PAIRED, BACK)
+    angle, column = batch * cos_of_batch + position * width, tl.arange(0, HALF)[None, :]
+    cos, sin, cos2, sin2 = angles_of(cos_ptr, sin_ptr, angle, column, column < width // 2, width, PAIRED, BACK)
     _store_rotated(
         query_ptr, rotated_query_ptr + token * query_heads * dim, query1, query2, cos, sin, cos2, sin2,
         query_head, query_heads, dim, width, query_of_head, query_of_channel, PAIRED, HALF, REST,
