@@ -105,8 +105,8 @@ def of_activation(
     """
     rows, width = activated.shape
     shares = weights.new_empty(rows, dtype=torch.float32)
-    _of_activation[(blocks_of(8, rows),)](
+    _of_activation[(blocks_of(4, rows),)](
         activated, weights, gate_up, order, ends, of_gate_up, shares, len(ends), width, *(clamp or [0.0, 0.0]),
-        TURNED=bool(clamp), ROWS=8, COLUMNS=min(256, power_of_two(width)), num_warps=4,
+        TURNED=bool(clamp), ROWS=4, COLUMNS=min(256, power_of_two(width)), num_warps=4,
     )  # fmt: skip
     return shares

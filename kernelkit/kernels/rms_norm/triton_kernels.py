@@ -20,7 +20,7 @@ from torch import Tensor
 from kernelkit.kernels.lean_op import differentiable_op, lean_op
 from kernelkit.kernels.triton_launch import blocks_of, empty_like, power_of_two, processors, shared_memory, warps
 
-TILE, BACKWARD_TILE = 4096, 2048
+TILE = 2048
 """Elements that a program holds where rows are shorter."""
 PROGRAMS = 2
 """Programs of the backward for each multiprocessor."""
@@ -121,16 +121,16 @@ def add_shares(shares: Tensor, sum_of: Tensor) -> Tensor:
     return sum_of
 
 
-def _tile(width: int, elements: int) -> dict[str, int]:
+def _tile(width: int) -> dict[str, int]:
     """Rows and block of a tile, and its warps."""
     block = power_of_two(width)
-    rows = max(1, elements // block)
+    rows = max(1, TILE // block)
     return {"ROWS": rows, "BLOCK": block, "num_warps": warps(rows * block)}
 
 
 def _stages(total: Tensor, block: int, bytes_of_tile: int) -> int:
     """Tiles of the backward under way: as many as pay on an H200, and fit where there is less shared memory."""
-    ahead = min(3 if block <= BACKWARD_TILE else 2, shared_memory(total) // bytes_of_tile)
+    ahead = min(3 if block <= TILE else 2, shared_memory(total) // bytes_of_tile)
     return 1 + ahead
 
 
@@ -154,7 +154,7 @@ def launch_forward(
     if states.numel() == 0:
         return total, normed, inverse
     rows, width = inverse.shape[0], states.shape[-1]
-    tile = _tile(width, TILE)
+    tile = _tile(width)
     states = states.contiguous()
     _forward[(blocks_of(tile["ROWS"], rows),)](
         states, states if residual is None else residual.contiguous(), weight.contiguous(), total, normed, inverse,
@@ -196,7 +196,7 @@ def launch_backward(
     if total.numel() == 0:
         return of_states, of_weight.zero_()
     rows, width = inverse.shape[0], total.shape[-1]
-    tile = _tile(width, BACKWARD_TILE)
+    tile = _tile(width)
     programs = min(blocks_of(tile["ROWS"], rows), PROGRAMS * processors(total))
     shares = total.new_empty((programs, width), dtype=torch.float32)
     of_normed = of_normed.contiguous()
