@@ -18,11 +18,12 @@ INTRODUCTION = """# Results
 
 Written by `kernelkit bench`; do not edit. Forward, and forward with backward, in bfloat16 on random data. Times are of
 the device alone, by replays of a CUDA graph, or of what takes long or cannot be captured, marked *, by events around
-calls in a row. Inputs are not in its cache. The implementations of a shape take turns; those of the runs up to 26
-November 2026, but for 54fe33e0e509 and 691ebd7cd4fd, followed one another, and where the GPU had rested before one, it
-is up to a tenth too fast. The floor is what a call must move or multiply, at the rates of a plain copy and of one large
-product in the same run. Peak is memory over the inputs and the returned gradients. Of whole steps, which follow one
-another as in training, time is by the clock around four of them, and peak is all memory.
+calls in a row. Inputs are not in its cache. The implementations of a shape take turns; on the H100, and of
+load_balancing_loss, they followed one another, and where the GPU had rested before one, that is up to a tenth too fast.
+The floor is what a call must move or multiply, at the rates of a plain copy and of one large product in the same run.
+Peak is memory over the inputs and the returned gradients. Whole steps follow one another as in training: time is by the
+clock around four of them, and peak is all memory. Each is measured in a process of its own, and its latest run stays:
+cards of one kind differ by up to 4 % in the same step, and hosts that launch too slowly for stock models by more.
 """
 
 _NOTHING = Record(op="", variant="", impl="", shape="", passes="fwd", gpu="", versions={}, run="")
@@ -33,7 +34,8 @@ Column = tuple[str, Callable[[Record | None, Record | None], str]]
 def publish(folder: Path, records: Sequence[Record]) -> Path:
     """Take ``records`` of a run on a GPU into ``folder``: ``results/<gpu>.json``, charts, and ``RESULTS.md``.
 
-    They replace all earlier ones of the same ops on the same device, since only what was measured together compares.
+    They replace all earlier ones of the same ops on the same device, since only what was measured together compares; a
+    whole step, which is measured alone, replaces itself.
     What ``targets.yaml`` of ``folder`` wants, if it is there, is set against them.
     Where ``folder`` is that of a checkout, the package beside it gets the order in which all results put the
     implementations, for the presets ``fastest-*``.
@@ -51,8 +53,8 @@ def publish(folder: Path, records: Sequence[Record]) -> Path:
     slug = slug_of(records[0].gpu)
     path = folder / "results" / f"{slug}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    measured = {(record.op, record.variant) for record in records}
-    kept = [each for each in read(path) if (each.op, each.variant) not in measured] if path.exists() else []
+    measured = {_measured_together(record) for record in records}
+    kept = [each for each in read(path) if _measured_together(each) not in measured] if path.exists() else []
     write(path, sorted([*kept, *records], key=lambda record: record.op == STEP))
     charts = folder / "results" / slug
     charts.mkdir(exist_ok=True)
@@ -64,6 +66,10 @@ def publish(folder: Path, records: Sequence[Record]) -> Path:
     if beside.exists():
         replace_text(beside, text_of(measured_gpus(folder)))
     return document
+
+
+def _measured_together(record: Record) -> tuple[str, ...]:
+    return record.op, record.variant, *([record.impl] if record.op == STEP else [])
 
 
 def measured_gpus(folder: Path) -> Iterator[MeasuredGpu]:
@@ -97,7 +103,7 @@ def _device(slug: str, records: Sequence[Record]) -> Iterator[str]:
     for op in dict.fromkeys(record.op for record in records):
         mine = [record for record in records if record.op == op]
         yield f"### {'Whole steps' if op == STEP else f'`{op}`'}\n"
-        # Ops may come from different runs; those of one op never do.
+        # Ops may come from different runs; those of one op never do, but for steps.
         for run, versions in {each.run: each.versions for each in mine}.items():
             yield f"Run {run}: {', '.join(f'{name} {version}' for name, version in versions.items())}.\n"
         if any(record.ms for record in mine):
@@ -160,4 +166,5 @@ _STEPS: tuple[Column, ...] = (
     ("ms", lambda fwd, both: _ms(both)),
     ("peak MiB", lambda fwd, both: _number((both or _NOTHING).peak_mib)),
     ("loss", lambda fwd, both: "-" if both is None or both.loss is None else f"{both.loss:.4f}"),
+    ("run", lambda fwd, both: (both or _NOTHING).run),
 )

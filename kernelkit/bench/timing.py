@@ -30,7 +30,7 @@ LEAD_MS, TURN_MS = 100.0, 50.0
 """What a turn takes at least, on a GPU before it is timed, and while it is."""
 
 LEAST_MS = 5.0
-"""Of a computation as short as that the host may take longer than the device, unless a graph holds it."""
+"""Of a call as short as that the host may take longer than the device, unless a graph holds it."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,9 @@ def prepare(calls: Calls, device: torch.device) -> Prepared:
     taken = _on_stream(lambda: _round(calls))
     # So many calls that what stands between two events hides a launch. With events the device is then behind the host,
     # unless the host is what takes the time.
+    short = taken / len(calls) < LEAST_MS
     calls = [*calls] * max(1, min(64, round(LEAST_MS / taken)))
-    graph = _captured(calls) if taken < LEAST_MS else None
+    graph = _captured(calls) if short else None
     if graph is not None:
         return Prepared(graph.replay, calls, "graph")
     return Prepared(lambda: _round(calls), calls, "events")

@@ -117,7 +117,7 @@ def _check(
             fail(unknown("model", name, get_args(Models)))
     if (step and op) or (model and not step):
         fail("--op is for kernels, and --model for --step")
-    if publish is not None and impl:
+    if publish is not None and impl and not step:
         fail("--publish replaces all implementations of an op, so it goes without --impl")
     if publish is not None and hardware.device_type != "cuda":
         fail(f"{hardware} runs small shapes, which say nothing of speed: --publish needs a GPU")

@@ -51,7 +51,7 @@ def test_whole_steps_have_a_table_of_their_own(made_up):
     step = made_up("stock", "fwd+bwd", 300.0, op="step", tokens_per_s=50_214.4, loss=12.3456, of_floor=None)
     text = render({"h200": [step]})
     assert "### Whole steps" in text
-    assert "| stock | 50,214 | 300 | 12 | 12.3456 |" in rows(text)
+    assert "| stock | 50,214 | 300 | 12 | 12.3456 | made-up |" in rows(text)
 
 
 WANTED = """NVIDIA H200:
@@ -101,6 +101,16 @@ def test_a_later_run_replaces_the_ops_that_it_measured_and_no_other(tmp_path, ma
     found = {(each.op, each.impl, each.run) for each in read(tmp_path / "results/nvidia-h200.json")}
     assert found == {("rms_norm", "triton", "later"), ("swiglu_mlp", "eager", "made-up")}
     assert "Run later" in text and "Run made-up" in text
+
+
+def test_a_later_step_replaces_itself_and_no_other_way_of_running_it(tmp_path, made_up):
+    later = dataclasses.replace(H200, id="later")
+    publish(tmp_path, [made_up("stock", "fwd+bwd", op="step"), made_up("injected", "fwd+bwd", op="step")])
+    text = publish(tmp_path, [made_up("injected", "fwd+bwd", op="step", run=later)]).read_text()
+    assert [line.split(" | ")[-1] for line in rows(text) if line.startswith(("| stock", "| injected"))] == [
+        "made-up |",
+        "later |",
+    ]
 
 
 def test_two_devices_stand_in_one_document(tmp_path, made_up):
