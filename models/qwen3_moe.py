@@ -36,10 +36,11 @@ class Qwen3MoeModel(DecoderModel):
 
     @classmethod
     def kernel_needs(cls, config: Qwen3MoeConfig) -> list[Need]:
-        """As any decoder, with the norms of queries and keys, the experts, and the dense block where a layer has it."""
+        """As any decoder, with norms of queries and keys, router and experts, and the dense block where one is."""
         sparse = [is_sparse(config, layer_idx) for layer_idx in range(config.num_hidden_layers)]
         needs = [need for need in super().kernel_needs(config) if need.op != "swiglu_mlp" or not all(sparse)]
-        return [*needs, Need("qk_norm_rope"), *([Need("moe_experts")] if any(sparse) else [])]
+        routed = [Need("moe_router"), Need("moe_experts")] if any(sparse) else []
+        return [*needs, Need("qk_norm_rope"), *routed]
 
 
 class Qwen3MoeForCausalLM(MoeCausalLM):

@@ -71,6 +71,7 @@ _SIZES: dict[str, Callable[[Any, Any], Sizes]] = {
     "qk_norm_rope": _heads,
     "rotary_pos_emb": _heads,
     "swiglu_mlp": _mlp,
+    "moe_router": _router,
     "moe_experts": _experts,
     "cross_entropy_loss": _head,
     "distillation_loss": _head,

@@ -221,7 +221,7 @@ def _reason(one: Compared, relative: float) -> str | None:
     if (found.dtype, found.shape) != (eagers.dtype, eagers.shape):
         return f"is {list(found.shape)} in {found.dtype}, and eager's {list(eagers.shape)} in {eagers.dtype}"
     size = one.right.nan_to_num(0, 0, 0).abs().max().clamp(min=one.terms)
-    rounding = size * max(EPSILONS * torch.finfo(found.dtype).eps, relative)
+    rounding = size * max(EPSILONS * torch.finfo(found.dtype).eps, relative) if found.is_floating_point() else 0
     error, allowed = (errors(each, one.right).max() for each in (found, eagers))
     # The negation makes nan an error.
     if not error <= MULTIPLE * allowed + rounding:

@@ -1,10 +1,11 @@
-"""Norm, feed-forward block, experts and decoder layer of a stock model, with kernels."""
+"""Norm, feed-forward block, router, experts and decoder layer of a stock model, with kernels."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from kernelkit.containers.bindings import Need
 from kernelkit.models.injection.module import InjectedModule
@@ -82,6 +83,24 @@ class GatedMLP(InjectedModule):
         if self.swiglu_mlp is None:
             return self.stock.forward(self, x)
         return self.down_proj(self.swiglu_mlp(self.gate_proj(x), self.up_proj(x)))
+
+
+class TopKRouter(InjectedModule):
+    """As ``Qwen3MoeTopKRouter``: the choice that follows its product."""
+
+    moe_router: Kernel | None = None
+
+    @classmethod
+    def kernel_needs(cls, module: Any) -> list[Need]:
+        """The choice."""
+        return [Need("moe_router")]
+
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Route [..., H]: logits [T, E], weights and experts [T, K]."""
+        if self.moe_router is None:
+            return self.stock.forward(self, hidden_states)
+        logits = F.linear(hidden_states.reshape(-1, self.hidden_dim), self.weight)
+        return logits, *self.moe_router(logits, self.top_k, self.norm_topk_prob)
 
 
 class Experts(InjectedModule):

@@ -12,14 +12,17 @@ from kernelkit.models.layers.kernel_module import KernelModule
 from kernelkit.spec import Kernel
 
 
-class TopKRouter(nn.Module):
+class TopKRouter(KernelModule):
     """Chooses experts by a softmax in float32, as ``Qwen3MoeTopKRouter``."""
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    moe_router: Kernel
+
+    def __init__(self, config: PreTrainedConfig, kernels: Bindings) -> None:
         super().__init__()
         self.top_k = config.num_experts_per_tok
         self.norm_topk_prob = config.norm_topk_prob
         self.weight = nn.Parameter(torch.zeros(config.num_experts, config.hidden_size))
+        self.bind(kernels, "moe_router")
 
     def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Route ``hidden_states`` [T, H].
@@ -28,10 +31,7 @@ class TopKRouter(nn.Module):
             Router logits [T, E], weights [T, K] in the dtype of the logits, and expert indices [T, K].
         """
         logits = F.linear(hidden_states, self.weight)
-        weights, index = F.softmax(logits, dtype=torch.float, dim=-1).topk(self.top_k, dim=-1)
-        if self.norm_topk_prob:
-            weights = weights / weights.sum(dim=-1, keepdim=True)
-        return logits, weights.to(logits.dtype), index
+        return logits, *self.moe_router(logits, self.top_k, self.norm_topk_prob)
 
 
 class Experts(KernelModule):
@@ -59,7 +59,7 @@ class SparseMoeBlock(nn.Module):
     def __init__(self, config: PreTrainedConfig, kernels: Bindings) -> None:
         super().__init__()
         self.experts = Experts(config, kernels)
-        self.gate = TopKRouter(config)
+        self.gate = TopKRouter(config, kernels)
 
     def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         """Map [B, S, H].

@@ -1,4 +1,4 @@
-"""What the Triton losses launch compiles for two GPUs that need not be there."""
+"""What the Triton losses and the router launch compiles for two GPUs that need not be there."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ def launched(monkeypatch, op, *names):
     pytest.importorskip("triton")
     from kernelkit.kernels.cross_entropy_loss import triton_kernels as cross_entropy
     from kernelkit.kernels.load_balancing_loss import triton_kernels as load_balancing
+    from kernelkit.kernels.moe_router import triton_kernels as router
 
-    module, launches = {"cross_entropy_loss": cross_entropy, "load_balancing_loss": load_balancing}[op], []
+    modules = {"cross_entropy_loss": cross_entropy, "load_balancing_loss": load_balancing, "moe_router": router}
+    module, launches = modules[op], []
     for name in names:
         monkeypatch.setattr(module, name, Recorded(getattr(module, name), launches))
     if op == "cross_entropy_loss":  # as on a GPU, where all is one launch
@@ -50,6 +52,16 @@ def test_load_balancing(padded, experts, capability, monkeypatch):
     kernel, launches = launched(monkeypatch, "load_balancing_loss", "_forward", "_backward")
     logits = torch.zeros(70, experts, dtype=torch.bfloat16, requires_grad=True)
     kernel((logits,), experts, 8, torch.ones(1, 70) if padded else None).backward()
+    assert [launch[0].fn.__name__ for launch in launches] == ["_forward", "_backward"]
+    assert_compiles(launches, capability)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(("experts", "top_k"), [(8, 2), (128, 8), (512, 10)])
+def test_router(experts, top_k, capability, monkeypatch):
+    kernel, launches = launched(monkeypatch, "moe_router", "_forward", "_backward")
+    logits = torch.zeros(70, experts, dtype=torch.bfloat16, requires_grad=True)
+    kernel(logits, top_k, True)[0].sum().backward()
     assert [launch[0].fn.__name__ for launch in launches] == ["_forward", "_backward"]
     assert_compiles(launches, capability)
 

@@ -13,7 +13,11 @@ from transformers.models.glm4 import modeling_glm4
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts, GptOssRMSNorm
 from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
-from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts, load_balancing_loss_func
+from transformers.models.qwen3_moe.modeling_qwen3_moe import (
+    Qwen3MoeExperts,
+    Qwen3MoeTopKRouter,
+    load_balancing_loss_func,
+)
 from transformers.models.qwen3_next import modeling_qwen3_next
 
 from tests.kernels.judge import DEVICES, calls, eager, run
@@ -34,6 +38,14 @@ def mlp(cls, config):
 def gpt_oss_gate(gate, up):
     experts = GptOssExperts(GptOssConfig(hidden_size=8, intermediate_size=8, num_local_experts=2))
     return experts._apply_gate(torch.stack((gate, up), dim=-1).flatten(-2))
+
+
+def router(router_logits, top_k, norm_topk_prob):
+    number = router_logits.shape[1]
+    sizes = {"num_experts": number, "hidden_size": number, "num_experts_per_tok": top_k}
+    module = Qwen3MoeTopKRouter(Qwen3MoeConfig(**sizes, norm_topk_prob=norm_topk_prob)).to(router_logits)
+    _, weights, index = functional_call(module, {"weight": torch.eye(number).to(router_logits)}, (router_logits,))
+    return weights, index
 
 
 def experts(hidden_states, top_k_index, top_k_weights, gate_up_proj, down_proj):
@@ -78,6 +90,7 @@ STOCK = {
     ("swiglu_mlp", "silu"): mlp(LlamaMLP, LlamaConfig),
     ("swiglu_mlp", "gelu_tanh"): mlp(Gemma3MLP, Gemma3TextConfig),
     ("swiglu_mlp", "clamped"): gpt_oss_gate,
+    ("moe_router", "standard"): router,
     ("moe_experts", "standard"): experts,
     ("moe_experts", "gpt_oss"): gpt_oss_experts,
     ("cross_entropy_loss", "standard"): head_and_loss,

@@ -18,6 +18,7 @@ EXPECTED = {
     ("swiglu_mlp", "silu"): {"eager", "compile", "triton", "liger"},
     ("swiglu_mlp", "gelu_tanh"): {"eager", "compile", "triton", "liger"},
     ("swiglu_mlp", "clamped"): {"eager", "compile", "triton"},
+    ("moe_router", "standard"): {"eager", "triton"},
     ("moe_experts", "standard"): {"eager", "torch", "compile", "triton", "liger", "quack"},
     ("moe_experts", "gpt_oss"): {"eager", "torch", "compile", "triton", "quack"},
     ("cross_entropy_loss", "standard"): {"eager", "compile", "triton", "liger", "quack"},
@@ -53,6 +54,7 @@ def test_the_implementations_that_are_promised_are_there():
 def test_what_nobody_has_run_says_so():
     assert {spec.name for spec in default_registry().list() if spec.hardware.device_type == "npu"} == {"liger_npu"}
     assert not any(spec.tested for spec in default_registry().list(name="liger_npu"))
+    assert not default_registry().get("moe_router", "standard", "triton").tested
 
 
 def test_every_eager_kernel_runs_anywhere():

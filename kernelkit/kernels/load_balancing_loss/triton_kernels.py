@@ -15,11 +15,10 @@ from torch import Tensor
 
 from kernelkit.kernels.lean_op import differentiable_op, lean_op
 from kernelkit.kernels.triton_launch import blocks_of, empty_like, power_of_two
+from kernelkit.kernels.triton_router import CHOSEN, probabilities, ranks
 
 ROWS, TILE, WARPS = 64, 2048, 4
 """The rows of a program, and the numbers that it looks at at a time."""
-
-_CHOSEN: tl.constexpr = tl.constexpr(-(2**31))
 
 
 def load_balancing_loss(
@@ -48,17 +47,6 @@ def _check(logits: Tensor, weights: Tensor | None, top_k: int) -> None:
 
 
 @triton.jit
-def _probabilities(logits, first, rows, experts, BLOCK: tl.constexpr, TILE: tl.constexpr):
-    """Those of the rows from ``first`` on, [TILE, BLOCK], after the logits; off the tensor both mean nothing."""
-    row, expert = first + tl.arange(0, TILE), tl.arange(0, BLOCK)
-    there = (row < rows)[:, None] & (expert < experts)[None, :]
-    values = tl.load(logits + row.to(tl.int64)[:, None] * experts + expert[None, :], mask=there, other=0.0)
-    values = tl.where((expert < experts)[None, :], values.to(tl.float32), float("-inf"))
-    powers = tl.exp(values - tl.max(values, axis=1)[:, None])
-    return values, powers / tl.sum(powers, axis=1)[:, None]
-
-
-@triton.jit
 def _weights(weights, first, rows, WEIGHTED: tl.constexpr, TILE: tl.constexpr):
     row = first + tl.arange(0, TILE)
     there = row < rows
@@ -74,23 +62,20 @@ def _forward(
     program = tl.program_id(0)
     expert = tl.arange(0, BLOCK)
     counts = tl.zeros((TILE, BLOCK), dtype=tl.float32)
-    probabilities = tl.zeros((TILE, BLOCK), dtype=tl.float32)
+    total = tl.zeros((TILE, BLOCK), dtype=tl.float32)
     for step in range(ROWS // TILE):
         first = program * ROWS + step * TILE
-        values, probability = _probabilities(logits, first, rows, experts, BLOCK, TILE)
+        values, probability = probabilities(logits, first, rows, experts, BLOCK, TILE)
         weight = _weights(weights, first, rows, WEIGHTED, TILE)
-        # As integers of the same order, floats leave one below all of them for what is chosen already.
-        bits = (values + 0.0).to(tl.int32, bitcast=True)
-        order = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-        order = tl.where((expert < experts)[None, :], order, _CHOSEN)
+        order = ranks(values, experts, BLOCK)
         for _ in range(TOP_K):
             best = expert[None, :] == tl.argmax(order, axis=1)[:, None]
             counts += tl.where(best, weight, 0.0)
-            order = tl.where(best, _CHOSEN, order)
-        probabilities += probability * weight
+            order = tl.where(best, CHOSEN, order)
+        total += probability * weight
     sums += program.to(tl.int64) * 2 * experts + expert
     tl.store(sums, tl.sum(counts, axis=0), mask=expert < experts)
-    tl.store(sums + experts, tl.sum(probabilities, axis=0), mask=expert < experts)
+    tl.store(sums + experts, tl.sum(total, axis=0), mask=expert < experts)
 
 
 @triton.jit
@@ -104,7 +89,7 @@ def _backward(
     of_sum = tl.load(of_probabilities + expert * of_expert_stride, mask=expert < experts, other=0.0)[None, :]
     for step in range(ROWS // TILE):
         first = program * ROWS + step * TILE
-        _, probability = _probabilities(logits, first, rows, experts, BLOCK, TILE)
+        _, probability = probabilities(logits, first, rows, experts, BLOCK, TILE)
         mean = tl.sum(probability * of_sum, axis=1)[:, None]
         of_logits = probability * (of_sum - mean) * _weights(weights, first, rows, WEIGHTED, TILE)
         row = first + tl.arange(0, TILE)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from transformers.models.qwen3_moe import modeling_qwen3_moe as hf
 
 from kernelkit.models.injection.attention import FusableAttention
-from kernelkit.models.injection.blocks import DecoderLayer, Experts, GatedMLP, RMSNorm
+from kernelkit.models.injection.blocks import DecoderLayer, Experts, GatedMLP, RMSNorm, TopKRouter
 from kernelkit.models.injection.causal_lm import MoeCausalLM
 from kernelkit.models.injection.decoder import Decoder, Model
 
 STRUCTURE = (
     hf.Qwen3MoeRotaryEmbedding,
     hf.Qwen3MoeSparseMoeBlock,
-    hf.Qwen3MoeTopKRouter,
 )
 
 
@@ -22,6 +21,10 @@ class Qwen3MoeRMSNorm(RMSNorm, hf.Qwen3MoeRMSNorm):
 
 class Qwen3MoeMLP(GatedMLP, hf.Qwen3MoeMLP):
     """Gated, in the layers without experts."""
+
+
+class Qwen3MoeTopKRouter(TopKRouter, hf.Qwen3MoeTopKRouter):
+    """A softmax over all experts."""
 
 
 class Qwen3MoeExperts(Experts, hf.Qwen3MoeExperts):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers.models.qwen3_next import modeling_qwen3_next as hf
 
 from kernelkit.models.injection.attention import GatedAttention
-from kernelkit.models.injection.blocks import Experts, GatedMLP, ZeroCenteredRMSNorm
+from kernelkit.models.injection.blocks import Experts, GatedMLP, TopKRouter, ZeroCenteredRMSNorm
 from kernelkit.models.injection.causal_lm import MoeCausalLM
 from kernelkit.models.injection.decoder import Decoder, Model
 
@@ -13,7 +13,6 @@ STRUCTURE = (
     hf.Qwen3NextDecoderLayer,
     hf.Qwen3NextRotaryEmbedding,
     hf.Qwen3NextSparseMoeBlock,
-    hf.Qwen3NextTopKRouter,
 )
 
 
@@ -23,6 +22,10 @@ class Qwen3NextRMSNorm(ZeroCenteredRMSNorm, hf.Qwen3NextRMSNorm):
 
 class Qwen3NextMLP(GatedMLP, hf.Qwen3NextMLP):
     """Gated: the shared expert, and layers without experts."""
+
+
+class Qwen3NextTopKRouter(TopKRouter, hf.Qwen3NextTopKRouter):
+    """A softmax over all experts."""
 
 
 class Qwen3NextExperts(Experts, hf.Qwen3NextExperts):
