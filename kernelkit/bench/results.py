@@ -22,8 +22,9 @@ calls in a row. Inputs are not in its cache. The implementations of a shape take
 load_balancing_loss, they followed one another, and where the GPU had rested before one, that is up to a tenth too fast.
 The floor is what a call must move or multiply, at the rates of a plain copy and of one large product in the same run.
 Peak is memory over the inputs and the returned gradients. Whole steps follow one another as in training: time is by the
-clock around four of them, and peak is all memory. Each is measured in a process of its own, and its latest run stays:
-cards of one kind differ by up to 4 % in the same step, and hosts that launch too slowly for stock models by more.
+clock around four of them, and peak is all memory. Each is measured in a process of its own, and its latest run stays,
+so that the cases of a table may be of different cards: two H200s were 3 % apart in the same step of ours, and 11 % in
+that of Liger's patches.
 """
 
 _NOTHING = Record(op="", variant="", impl="", shape="", passes="fwd", gpu="", versions={}, run="")

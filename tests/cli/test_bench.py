@@ -84,6 +84,7 @@ def test_the_records_of_a_cpu_are_not(run, refused):
         (("--step", "--op", "rms_norm"), "--op is for kernels, and --model for --step"),
         (("--publish", "."), "cpu runs small shapes, which say nothing of speed: --publish needs a GPU"),
         (("--impl", "eager", "--publish", "."), "--publish replaces all implementations of an op"),
+        (("--step", "--impl", "stock", "--publish", "."), "cpu runs small shapes, which say nothing of speed"),
         (("--compare", "nowhere.json"), "[Errno 2] No such file or directory: 'nowhere.json'"),
     ],
 )

@@ -13,6 +13,7 @@ from kernelkit import KernelSpec, default_registry
 from kernelkit.cli.app import app
 from kernelkit.kernels.cross_entropy_loss.eager import cross_entropy_loss
 from kernelkit.kernels.distillation_loss.eager import distillation_loss
+from kernelkit.kernels.moe_router.eager import moe_router
 from kernelkit.kernels.rms_norm.eager import standard
 from kernelkit.testing import check_kernel
 from kernelkit.testing.checks import CHECKS
@@ -61,6 +62,15 @@ def test_a_loss_that_is_zero_where_no_label_counts_is_caught():
 
     verdict = judged(divides_by_one, op="cross_entropy_loss", checks=["accuracy", "ignored_labels"])
     assert [*verdict.failures] == ["ignored_labels"], str(verdict)
+
+
+def test_a_router_that_names_the_next_expert_is_caught():
+    def off_by_one(router_logits, top_k, norm_topk_prob):
+        weights, index = moe_router(router_logits, top_k, norm_topk_prob)
+        return weights, (index + 1) % router_logits.shape[1]
+
+    verdict = judged(off_by_one, op="moe_router", checks=["accuracy"])
+    assert "output 1 errs" in str(verdict) and "output 0 errs" not in str(verdict)
 
 
 def test_a_router_that_counts_every_equal_expert_is_caught():
