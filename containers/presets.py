@@ -44,6 +44,7 @@ PRESETS: Mapping[str, Mapping[str, str]] = FrozenDict(
             qk_norm_rope="triton",
             rotary_pos_emb="triton",
             swiglu_mlp="triton",
+            moe_router="triton",
             moe_experts="triton",
             cross_entropy_loss="triton",
             load_balancing_loss="triton",

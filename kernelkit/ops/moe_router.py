@@ -47,7 +47,7 @@ def samples(variant: str, dtype: torch.dtype, device: torch.device, generator: t
 def sized_samples(
     variant: str, sizes: Mapping[str, int], dtype: torch.dtype, device: torch.device, generator: torch.Generator
 ) -> Samples:
-    """64 tokens, ``top_k`` of ``experts``."""
+    """``top_k`` of ``experts``, for ``batch * length`` tokens."""
     logits = _logits(math.prod(rows(sizes)), sizes["experts"], dtype, device, generator)
     yield (logits, sizes["top_k"], True), {}
 
@@ -69,7 +69,7 @@ OP = Op(
     name="moe_router",
     variants={"standard": "transformers Qwen3MoeTopKRouter, after its product"},
     protocol=MoERouter,
-    preference=("eager", "triton"),  # which has not been run on its hardware
+    preference=("triton", "eager"),
     samples=samples,
     sized_samples=sized_samples,
     long_rows={"length": 5, "experts": 509, "top_k": 9},

@@ -12,7 +12,6 @@ SPECS = (
         name="triton",
         factory=f"{__name__}_kernels:moe_router",
         description="Softmax, choice and normalisation in one pass, in float32; of equal logits the first.",
-        tested=False,
         **TRITON,
     ),
 )
