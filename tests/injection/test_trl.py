@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 
 from kernelkit import inject, kernel_report
 from kernelkit.distill.data.byte_tokenizer import byte_tokenizer
 from tests.injection.stock import stock
 
+Dataset = pytest.importorskip("datasets").Dataset
 TOKENIZER = byte_tokenizer()
 OPS = {"preset": "eager", "attention": "sdpa"}
 

@@ -31,9 +31,9 @@ def test_rms_norm(width, dtype, added, capability, monkeypatch):
         monkeypatch.setattr(norms, name, Recorded(getattr(norms, name), launches))
     monkeypatch.setattr(norms, "_add_shares", Recorded(norms._add_shares, []))
     monkeypatch.setattr(norms, "shared_memory", lambda _: SHARED[capability])
-    states, weight, roots = torch.zeros(8, width, dtype=dtype), torch.zeros(width, dtype=dtype), torch.zeros(8)
+    states, weight = torch.zeros(8, width, dtype=dtype), torch.zeros(width, dtype=dtype)
     norms.launch_forward(states, states if added else None, weight, 1e-6, 0.0, True)
-    norms.launch_backward(states, states if added else None, states, weight, roots, 0.0, True)
+    norms.launch_backward(states, states if added else None, states, weight, 1e-6, 0.0, True)
     bytes_of_row = width * states.element_size() * (3 if added else 2)
     assert_compiles(launches, capability, ahead=bytes_of_row <= SHARED[capability])
 

@@ -45,9 +45,13 @@ def with_options(options: SdpaOptions) -> Kernel:
     backend = BACKENDS[options.backend]
 
     @functools.wraps(sdpa)
-    def of_one_backend(*args: Tensor, **settings: float) -> tuple[Tensor, None]:
+    def of_one_backend(
+        query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: float
+    ) -> tuple[Tensor, None]:
+        if options.backend == "efficient":  # on a GPU it takes as many heads of keys as of queries
+            key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], dim=1) for each in (key, value))
         with sdpa_kernel(backend):
-            return sdpa(*args, **settings)  # type: ignore[arg-type]  # the keywords are of different types
+            return sdpa(query, key, value, mask, **settings)  # type: ignore[arg-type]  # of different types
 
     return of_one_backend
 

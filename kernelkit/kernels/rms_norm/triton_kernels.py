@@ -1,10 +1,10 @@
 """RMS normalisation in Triton, with and without the addition of a residual before it.
 
 A program takes a tile of whole rows: one long row, or several short ones. Between forward and backward only the input
-and the reciprocal root of each row are kept. With n = x / root, g = w * dy and H channels the gradients are
-dx = (g - n * mean(g * n)) / root and dw = sum of dy * n over the rows. Programs of the backward take rows in turn, the
-next of which are on their way meanwhile, and add up their share of dw in registers; a second kernel adds the shares,
-always in the same order.
+is kept, and the root of each row's mean square is taken again. With n = x / root, g = w * dy and H channels the
+gradients are dx = (g - n * mean(g * n)) / root and dw = sum of dy * n over the rows. Programs of the backward take rows
+in turn, the next of which are on their way meanwhile, and add up their share of dw in registers; a second kernel adds
+the shares, always in the same order.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ def _forward(
     weight_ptr,
     total_ptr,
     y_ptr,
-    inverse_ptr,
     rows,
     width,
     eps,
@@ -54,9 +53,7 @@ def _forward(
         total = (x + tl.load(residual_ptr + at, mask=there, other=0.0).to(tl.float32)).to(dtype)
         tl.store(total_ptr + at, total, mask=there)
         x = total.to(tl.float32)
-    inverse = tl.rsqrt(tl.sum(x * x, 1) / width + eps)
-    tl.store(inverse_ptr + row, inverse, mask=row < rows)
-    normed = x * inverse[:, None]
+    normed = x * tl.rsqrt(tl.sum(x * x, 1) / width + eps)[:, None]
     if ROUNDED:
         normed = normed.to(dtype).to(tl.float32)
     tl.store(y_ptr + at, (normed * weight[None, :]).to(y_ptr.dtype.element_ty), mask=there)
@@ -68,11 +65,11 @@ def _backward(
     of_total_ptr,
     x_ptr,
     weight_ptr,
-    inverse_ptr,
     of_x_ptr,
     shares_ptr,
     rows,
     width,
+    eps,
     OFFSET: tl.constexpr,
     ROUNDED: tl.constexpr,
     ADDED: tl.constexpr,
@@ -89,7 +86,8 @@ def _backward(
         at = row.to(tl.int64)[:, None] * width + column[None, :]
         x = tl.load(x_ptr + at, mask=there, other=0.0).to(tl.float32)
         of_y = tl.load(of_y_ptr + at, mask=there, other=0.0).to(tl.float32)
-        inverse = tl.load(inverse_ptr + row, mask=row < rows, other=0.0)[:, None]
+        # Zero off the tensor, where it would be infinite without eps.
+        inverse = tl.where(row < rows, tl.rsqrt(tl.sum(x * x, 1) / width + eps), 0.0)[:, None]
         normed = x * inverse
         scaled = of_y * weight[None, :]
         of_x = (scaled - normed * (tl.sum(scaled * normed, 1) / width)[:, None]) * inverse
@@ -136,7 +134,7 @@ def _stages(total: Tensor, block: int, bytes_of_tile: int) -> int:
 
 def launch_forward(
     states: Tensor, residual: Tensor | None, weight: Tensor, eps: float, offset: float, rounded: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Normalise ``states``, or its sum with ``residual``.
 
     Args:
@@ -148,32 +146,29 @@ def launch_forward(
         rounded: round to the dtype of what is normalised before the weight, as the variant ``standard`` does.
 
     Returns:
-        What was normalised, the result, and the reciprocal roots [N] in float32.
+        What was normalised, and the result.
     """
-    total, normed, inverse = outputs_like(states, residual, weight, rounded)
+    total, normed = outputs_like(states, residual, weight, rounded)
     if states.numel() == 0:
-        return total, normed, inverse
-    rows, width = inverse.shape[0], states.shape[-1]
+        return total, normed
+    rows, width = math.prod(states.shape[:-1]), states.shape[-1]
     tile = _tile(width)
     states = states.contiguous()
     _forward[(blocks_of(tile["ROWS"], rows),)](
-        states, states if residual is None else residual.contiguous(), weight.contiguous(), total, normed, inverse,
+        states, states if residual is None else residual.contiguous(), weight.contiguous(), total, normed,
         rows, width, eps,
         OFFSET=offset, ROUNDED=rounded, ADDED=residual is not None, **tile,
     )  # fmt: skip
-    return total, normed, inverse
+    return total, normed
 
 
-def outputs_like(
-    states: Tensor, residual: Tensor | None, weight: Tensor, rounded: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def outputs_like(states: Tensor, residual: Tensor | None, weight: Tensor, rounded: bool) -> tuple[Tensor, Tensor]:
     """What ``launch_forward`` returns, unwritten."""
     total = states
     if residual is not None:
         total = empty_like(states, torch.promote_types(states.dtype, residual.dtype))
     dtype = torch.promote_types(total.dtype, weight.dtype) if rounded else total.dtype
-    inverse = states.new_empty(math.prod(states.shape[:-1]), dtype=torch.float32)
-    return total, empty_like(states, dtype), inverse
+    return total, empty_like(states, dtype)
 
 
 def launch_backward(
@@ -181,7 +176,7 @@ def launch_backward(
     of_total: Tensor | None,
     total: Tensor,
     weight: Tensor,
-    inverse: Tensor,
+    eps: float,
     offset: float,
     rounded: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -190,12 +185,12 @@ def launch_backward(
     Args:
         of_normed: gradient of the result.
         of_total: gradient of ``total`` from elsewhere, to be added, or None.
-        total, weight, inverse, offset, rounded: as in ``launch_forward``.
+        total, weight, eps, offset, rounded: as in ``launch_forward``.
     """
     of_states, of_weight = empty_like(total), empty_like(weight)
     if total.numel() == 0:
         return of_states, of_weight.zero_()
-    rows, width = inverse.shape[0], total.shape[-1]
+    rows, width = math.prod(total.shape[:-1]), total.shape[-1]
     tile = _tile(width)
     programs = min(blocks_of(tile["ROWS"], rows), PROGRAMS * processors(total))
     shares = total.new_empty((programs, width), dtype=torch.float32)
@@ -203,58 +198,54 @@ def launch_backward(
     loaded = sum(each.element_size() for each in (of_normed, of_total, total) if each is not None)
     _backward[(programs,)](
         of_normed, of_normed if of_total is None else of_total.contiguous(), total.contiguous(), weight.contiguous(),
-        inverse, of_states, shares, rows, width,
+        of_states, shares, rows, width, eps,
         OFFSET=offset, ROUNDED=rounded, ADDED=of_total is not None, **tile,
         STAGES=_stages(total, tile["BLOCK"], loaded * tile["ROWS"] * tile["BLOCK"]),
     )  # fmt: skip
     return of_states, add_shares(shares, of_weight)
 
 
-def _empty_output(states: Tensor, weight: Tensor, eps: float, offset: float, rounded: bool) -> tuple[Tensor, Tensor]:
-    return outputs_like(states, None, weight, rounded)[1:]
+def _empty_output(states: Tensor, weight: Tensor, eps: float, offset: float, rounded: bool) -> Tensor:
+    return outputs_like(states, None, weight, rounded)[1]
 
 
 def _empty_gradients(
-    of_normed: Tensor, states: Tensor, weight: Tensor, inverse: Tensor, offset: float, rounded: bool
+    of_normed: Tensor, states: Tensor, weight: Tensor, eps: float, offset: float, rounded: bool
 ) -> tuple[Tensor, Tensor]:
     return empty_like(states), empty_like(weight)
 
 
 @lean_op("triton_rms_norm_backward", fake=_empty_gradients)
 def _gradients(
-    of_normed: Tensor, states: Tensor, weight: Tensor, inverse: Tensor, offset: float, rounded: bool
+    of_normed: Tensor, states: Tensor, weight: Tensor, eps: float, offset: float, rounded: bool
 ) -> tuple[Tensor, Tensor]:
-    return launch_backward(of_normed, None, states, weight, inverse, offset, rounded)
+    return launch_backward(of_normed, None, states, weight, eps, offset, rounded)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    states, weight, _, ctx.offset, ctx.rounded = inputs
-    ctx.save_for_backward(states, weight, output[1])
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # zeros for the roots, which nothing reads
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    states, weight, *ctx.settings = inputs
+    ctx.save_for_backward(states, weight)
 
 
-def _differentiate(ctx: Any, of_normed: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
-    if of_normed is None:
-        return (None,) * 5
-    return *_gradients(of_normed, *ctx.saved_tensors, ctx.offset, ctx.rounded), None, None, None
+def _differentiate(ctx: Any, of_normed: Tensor) -> tuple[Tensor | None, ...]:
+    return *_gradients(of_normed, *ctx.saved_tensors, *ctx.settings), None, None, None
 
 
 @differentiable_op("triton_rms_norm", fake=_empty_output, save=_save, differentiate=_differentiate)
-def _normalise(states: Tensor, weight: Tensor, eps: float, offset: float, rounded: bool) -> tuple[Tensor, Tensor]:
-    return launch_forward(states, None, weight, eps, offset, rounded)[1:]
+def _normalise(states: Tensor, weight: Tensor, eps: float, offset: float, rounded: bool) -> Tensor:
+    return launch_forward(states, None, weight, eps, offset, rounded)[1]
 
 
 def standard(hidden_states: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Rounds before the weight."""
-    return _normalise(hidden_states, weight, eps, 0.0, True)[0]  # type: ignore[no-any-return]  # an operator has no types
+    return _normalise(hidden_states, weight, eps, 0.0, True)  # type: ignore[no-any-return]  # an operator has no types
 
 
 def zero_centered(hidden_states: Tensor, weight: Tensor, eps: float) -> Tensor:
     """1 + weight, rounded once."""
-    return _normalise(hidden_states, weight, eps, 1.0, False)[0]  # type: ignore[no-any-return]  # as above
+    return _normalise(hidden_states, weight, eps, 1.0, False)  # type: ignore[no-any-return]  # as above
 
 
 def fp32_weight(hidden_states: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Rounded once."""
-    return _normalise(hidden_states, weight, eps, 0.0, False)[0]  # type: ignore[no-any-return]  # as above
+    return _normalise(hidden_states, weight, eps, 0.0, False)  # type: ignore[no-any-return]  # as above
