@@ -18,13 +18,12 @@ INTRODUCTION = """# Results
 
 Written by `kernelkit bench`; do not edit. Forward, and forward with backward, in bfloat16 on random data. Times are of
 the device alone, by replays of a CUDA graph, or of what takes long or cannot be captured, marked *, by events around
-calls in a row. Inputs are not in its cache. The implementations of a shape take turns; on the H100, and of
-load_balancing_loss, they followed one another, and where the GPU had rested before one, that is up to a tenth too fast.
-The floor is what a call must move or multiply, at the rates of a plain copy and of one large product in the same run.
-Peak is memory over the inputs and the returned gradients. Whole steps follow one another as in training: time is by the
-clock around four of them, and peak is all memory. Each is measured in a process of its own, and its latest run stays,
-so that the cases of a table may be of different cards: two H200s were 3 % apart in the same step of ours, and 11 % in
-that of Liger's patches.
+calls in a row. Inputs are not in its cache. The implementations of a shape take turns; on the H100 they followed one
+another, and where the GPU had rested before one, that is up to a tenth too fast. The floor is what a call must move or
+multiply, at the rates of a plain copy and of one large product in the same run. Peak is memory over the inputs and the
+returned gradients. Whole steps follow one another as in training: time is by the clock around four of them, and peak is
+all memory. Each is measured in a process of its own, and its latest run stays, so that the cases of a table may be of
+different cards: two H200s were 3 % apart in the same step of ours, and 11 % in that of Liger's patches.
 """
 
 _NOTHING = Record(op="", variant="", impl="", shape="", passes="fwd", gpu="", versions={}, run="")
