@@ -12,6 +12,9 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Liger's experts would measure their variants anew in each process and for each shape, for minutes at a time.
+os.environ.setdefault("LIGER_FUSED_MOE_AUTOTUNE", "0")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none."""
