@@ -30,8 +30,9 @@ def angles(device, length, width):
 
 @pytest.mark.parametrize("shape", [(133, 128), (70, 80), (3, 5000), (1, 9000)])
 @pytest.mark.parametrize("variant", ["standard", "zero_centered", "fp32_weight"])
-def test_rows_of_a_norm(shape, variant, device):
-    check(device, "rms_norm", variant, hidden_states=some(device, *shape), weight=some(device, shape[1]), eps=1e-6)
+@pytest.mark.parametrize("eps", [1e-6, 0.0])
+def test_rows_of_a_norm(shape, variant, eps, device):
+    check(device, "rms_norm", variant, hidden_states=some(device, *shape), weight=some(device, shape[1]), eps=eps)
 
 
 @pytest.mark.parametrize("variant", ["silu", "gelu_tanh", "clamped"])
