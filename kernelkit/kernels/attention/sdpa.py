@@ -30,7 +30,10 @@ class SdpaOptions(BaseModel):
 
     Attributes:
         backend: which of SDPA's own kernels to use; unless given, PyTorch picks one for each call. A call that it
-            cannot serve raises; ``flash`` takes no mask of padding or of several documents in a row.
+            cannot serve raises; ``flash`` takes no mask of padding or of several documents in a row. On an H200 with
+            torch 2.11 the pick is ``cudnn``, 1.6 times as fast as ``flash`` at 8 x 2048 tokens and 16 heads of 128.
+            It plans anew for each shape that it meets, 90 ms forward and backward, so that batches of ever other
+            lengths may be faster with ``flash``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
