@@ -30,6 +30,19 @@ def test_a_backend_that_cannot_serve_a_call_raises():
         model("efficient", device="cpu")(tokens(2, 12), attention_mask=padding)
 
 
+@pytest.mark.parametrize(("backend", "shared"), [("flash", True), ("efficient", False)])
+def test_grouped_keys_are_repeated_for_the_backend_that_takes_none(backend, shared, monkeypatch):
+    heads = []
+
+    def attend(query, key, value, *, enable_gqa, **_):
+        heads.append((key.shape[1] < query.shape[1], value.shape[1] < query.shape[1], enable_gqa))
+        return query
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
+    model(backend, device="cpu")(tokens(2, 12))
+    assert set(heads) == {(shared,) * 3}
+
+
 def test_a_backend_is_traced_whole():
     rows = tokens(2, 12)
     one = model("flash", device="cpu", compiled=True)

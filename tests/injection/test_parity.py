@@ -21,7 +21,9 @@ def assert_same_step(family: str, ops: Any, inputs: dict[str, Any], valid: Any =
     inject(model, ops)
     theirs, mine = step(stock, **inputs), step(model, **inputs)
     keep = slice(None) if valid is None else valid
-    tolerance = 2e-6 if ops == EAGER else 1e-5  # another order of additions, and on some processors in both
+    tolerance = 1e-6 if ops == EAGER else 1e-5  # another order of additions
+    if family == "qwen3_next":  # whose linear attention makes the rounding of some processors 1.01e-6
+        tolerance = max(tolerance, 2e-6)
     assert_close(mine.logits[keep], theirs.logits[keep], tolerance)
     assert_close(mine.loss, theirs.loss, tolerance)
     assert_same_gradients(model, stock, tolerance)

@@ -30,10 +30,9 @@ class SdpaOptions(BaseModel):
 
     Attributes:
         backend: which of SDPA's own kernels to use; unless given, PyTorch picks one for each call. A call that it
-            cannot serve raises; ``flash`` takes no mask of padding or of several documents in a row. On an H200 with
-            torch 2.11 the pick is ``cudnn``, 1.6 times as fast as ``flash`` at 8 x 2048 tokens and 16 heads of 128.
-            It plans anew for each shape that it meets, 90 ms forward and backward, so that batches of ever other
-            lengths may be faster with ``flash``.
+            cannot serve raises; ``flash`` takes no mask of padding or of several documents in a row. On an H200
+            torch 2.11 picks ``cudnn``, which plans anew for each shape that it meets: batches of ever other lengths may
+            be faster with ``flash``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,13 +47,10 @@ def with_options(options: SdpaOptions) -> Kernel:
     backend = BACKENDS[options.backend]
 
     @functools.wraps(sdpa)
-    def of_one_backend(
-        query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: float
-    ) -> tuple[Tensor, None]:
-        if options.backend == "efficient":  # on a GPU it takes as many heads of keys as of queries
-            key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], dim=1) for each in (key, value))
+    def of_one_backend(*args: Tensor, **settings: float) -> tuple[Tensor, None]:
         with sdpa_kernel(backend):
-            return sdpa(query, key, value, mask, **settings)  # type: ignore[arg-type]  # of different types
+            # On a GPU the efficient one takes as many heads of keys as of queries.
+            return sdpa(*args, **settings, shares_keys=options.backend != "efficient")  # type: ignore[arg-type]  # the keywords are of different types
 
     return of_one_backend
 
@@ -69,8 +65,13 @@ def sdpa(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    shares_keys: bool = True,
 ) -> tuple[Tensor, None]:
     """See :class:`kernelkit.ops.attention.Attention`; it chooses as transformers' ``sdpa_attention_forward`` does.
+
+    Args:
+        query, key, value, mask, scaling, dropout, sliding_window, softcap: as there.
+        shares_keys: heads of queries may share those of keys inside of SDPA.
 
     Raises:
         ValueError: for ``softcap``, which SDPA does not have.
@@ -84,7 +85,7 @@ def sdpa(
         key, value = key[:, :, :length], value[:, :, :length]
 
     groups = heads // key.shape[1]
-    share = groups > 1 and mask is None and key.shape[-1] == value.shape[-1] <= MAX_GQA_HEAD_DIM
+    share = shares_keys and groups > 1 and mask is None and key.shape[-1] == value.shape[-1] <= MAX_GQA_HEAD_DIM
     if groups > 1 and not share:
         if length == 1 and not torch.compiler.is_compiling():
             # With one query, the heads of a group can stand in for queries, and no key is copied.
