@@ -83,9 +83,24 @@ def training_cases(hardware: Hardware) -> Iterator[StepCase]:
             yield StepCase(f"preset: {name}, compiled", ops=ops[name], compiled=True)
 
 
+def expert_cases(hardware: Hardware) -> Iterator[StepCase]:
+    """Those with quack's experts between our Triton kernels, where they run on ``hardware``."""
+    if runs("triton", hardware, default_registry()) and _quack_runs(hardware):
+        ops = {"preset": "triton", "moe_experts": "quack"}
+        yield StepCase("preset: triton, moe_experts: quack", ops=ops)
+        yield StepCase("injected, preset: triton, moe_experts: quack", "injected", ops=ops)
+        yield StepCase("preset: triton, moe_experts: quack, compiled", ops=ops, compiled=True)
+
+
+def _quack_runs(hardware: Hardware) -> bool:
+    return default_registry().get("moe_experts", "standard", "quack").problem(hardware) is None
+
+
 def step_cases(models: Models, hardware: Hardware) -> list[StepCase]:
     """What is measured of ``models``."""
-    return [*STOCK, *DISTILLATIONS] if models == DISTILLED else [*training_cases(hardware)]
+    if models == DISTILLED:
+        return [*STOCK, *DISTILLATIONS]
+    return [*training_cases(hardware), *(expert_cases(hardware) if models == "qwen3-moe" else [])]
 
 
 def runs(preset: str, hardware: Hardware, registry: KernelRegistry) -> bool:

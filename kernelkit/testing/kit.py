@@ -97,7 +97,7 @@ def check_kernel(
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     where = torch.device(device) if device is not None else torch.accelerator.current_accelerator() or "cpu"
     names = (spec.op, spec.variant, spec.name, str(where))
-    on_interpreter = interpreted and any("triton" in package for package in spec.packages)
+    on_interpreter = interpreted and interpretable(spec)
     reason = None if on_interpreter else spec.problem(Hardware.detect(where), training=not spec.inference_only)
     if reason is not None:
         return KernelVerdict(*names, skipped=reason)
@@ -110,6 +110,12 @@ def check_kernel(
     for name in checks:
         verdict = _with_check(verdict, name, subject)
     return verdict
+
+
+def interpretable(spec: KernelSpec) -> bool:
+    """Whether Triton's interpreter runs all of a kernel: it has Triton's, and none of the CUTLASS DSL."""
+    packages = " ".join(spec.packages)
+    return "triton" in packages and "cutlass" not in packages
 
 
 def _with_check(verdict: KernelVerdict, name: str, subject: Subject) -> KernelVerdict:

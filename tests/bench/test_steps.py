@@ -47,6 +47,13 @@ def test_the_cases_are_stock_its_patch_every_preset_that_runs_and_compiled_ones(
     assert "preset: triton" not in {case.name for case in step_cases("qwen3-0.6b", HERE)}
 
 
+def test_a_mixture_of_experts_runs_with_quacks_experts_too_where_they_run():
+    quack = {"preset: triton, moe_experts: quack", "injected, preset: triton, moe_experts: quack"}
+    assert quack <= {case.name for case in step_cases("qwen3-moe", Hardware.named("h200"))}
+    assert not quack & {case.name for case in step_cases("qwen3-moe", Hardware.named("a100"))}
+    assert not quack & {case.name for case in step_cases("qwen3-0.6b", Hardware.named("h200"))}
+
+
 def test_the_models_of_a_gpu_are_whole_and_a_teacher_is_first():
     configs, batch = shapes(DISTILLED, small=False)
     assert [config.hidden_size for config in configs] == [2048, 1024]

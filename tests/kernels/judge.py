@@ -11,6 +11,7 @@ import torch
 from kernelkit.hardware import Hardware
 from kernelkit.ops.comparison import Call, deviations, run, tensors, with_gradient
 from kernelkit.registry import default_registry
+from kernelkit.testing.kit import interpretable
 
 __all__ = ["run", "tensors", "with_gradient"]
 
@@ -33,12 +34,8 @@ def judged_kernels(op=None):
         pytest.param(spec, id="-".join(spec.key), marks=[pytest.mark.slow] if spec.name == "compile" else [])
         for each in judged_ops()
         for spec in default_registry().list(each.name)
-        if op in (None, each.name) and (_wants_triton(spec) or not INTERPRETED)
+        if op in (None, each.name) and (interpretable(spec) or not INTERPRETED)
     ]
-
-
-def _wants_triton(spec):
-    return any("triton" in package for package in spec.packages)
 
 
 def built(spec, device, dtype=None):

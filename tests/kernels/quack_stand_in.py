@@ -1,12 +1,13 @@
 """What we call of quack-kernels 0.6.5, in plain PyTorch: its signatures, what it asserts, and its mathematics.
 
-Sources: ``rmsnorm.py``, ``gemm_interface.py`` with ``gemm.py``, and ``linear_cross_entropy.py`` of the package.
+Sources: ``rmsnorm.py``, ``gemm_interface.py`` with ``gemm.py``, ``epilogue/frontend.py``, ``activation.py``, and
+``linear_cross_entropy.py`` of the package.
 """
 
 from __future__ import annotations
 
 import math
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,18 +22,35 @@ unlike_autocast = torch.autocast("cpu", enabled=False)
 def modules(calls: list[dict[str, Any]]) -> dict[str, ModuleType]:
     """The modules by name. Each call of a product is added to ``calls``."""
 
-    def recorded(A: Tensor, B: Tensor, **keywords: Any) -> Tensor:  # noqa: N803  # quack's names
-        calls.append({"A": A, "B": B, **keywords})
-        return gemm(A, B, **keywords)
+    def recorded(product: Any) -> Any:
+        def call(A: Tensor, B: Tensor, *args: Any, **keywords: Any) -> Any:  # noqa: N803  # quack's names
+            calls.append({"A": A, "B": B, **keywords})
+            return product(A, B, *args, **keywords)
+
+        return call
+
+    def recorded_epilogue(**declared: Any) -> Any:
+        return lambda function: recorded(gemm_epilogue(function, **declared))
 
     contents = {
         "quack": {},
         "quack.rmsnorm": {"rmsnorm_fwd": rmsnorm_fwd, "rmsnorm_bwd": rmsnorm_bwd},
-        "quack.gemm_interface": {"gemm": recorded},
+        "quack.cute_dsl_utils": {"get_device_capacity": lambda _: (9, 0)},
+        "quack.gemm_config": {"GemmConfig": SimpleNamespace},
+        "quack.gemm_interface": {"gemm_tuned": SimpleNamespace(fn=recorded(gemm))},
+        "quack.activation": {
+            "swiglu": swiglu, "dswiglu": dswiglu, "swiglu_oai": swiglu_oai, "dswiglu_oai": dswiglu_oai,
+        },
+        "quack.epilogue": {},
+        "quack.epilogue.frontend": {"EpiMod": object, "gemm_epilogue": recorded_epilogue},
+        "quack.epilogue.math": {"pack": pack, "unpack": unpack},
+        "quack.epilogue.ops": {
+            "ColVecLoad": named("column"), "ColVecReduce": named("sum"), "RowVecLoad": named("row"),
+        },
         "quack.linear_cross_entropy": {
             "scaled_exp_linear_cross_entropy_fwd": scaled_exp_linear_cross_entropy_fwd,
         },
-    }
+    }  # fmt: skip
     found = {name: ModuleType(name) for name in contents}
     for name, functions in contents.items():
         vars(found[name]).update(functions)
@@ -73,34 +91,116 @@ def assert_rows(x: Tensor, weight: Tensor, *more: Tensor, stored: Tensor | None 
 
 @unlike_autocast
 def gemm(
-    A, B, out=None, bias=None, alpha=1.0, out_dtype=None, out_quant_dim=-1, out_transposed=False,  # noqa: N803  # quack's
-    out_per_tensor_scale=None, cu_seqlens_m=None, cu_seqlens_k=None, A_idx=None,  # noqa: N803  # quack's
-    batch_idx_permute=None, dynamic_scheduler=False, tuned=True, rounding_mode=0, sr_seed=0, concat_layout=None,
-    split_k=1, split_k_mode=0,
+    A, B, out, C=None, bias=None, cu_seqlens_m=None, cu_seqlens_k=None, A_idx=None, config=None, concat_layout=None,  # noqa: N803  # quack's
 ):  # fmt: skip
     assert A.dtype == B.dtype and A.dtype in (torch.float16, torch.bfloat16)
-    assert (cu_seqlens_m is None) != (cu_seqlens_k is None)
+    assert (cu_seqlens_m is None) != (cu_seqlens_k is None) and C is A_idx is None
     starts = cu_seqlens_k if cu_seqlens_m is None else cu_seqlens_m
-    for integers in (starts, A_idx):
-        assert integers is None or (integers.dtype == torch.int32 and integers.is_contiguous())
-        assert integers is None or integers.data_ptr() % 16 == 0
-    if out is None:
-        rows = A.shape[0] if A_idx is None else A_idx.shape[0]
-        shape = (rows, B.shape[-1]) if cu_seqlens_k is None else (len(starts) - 1, A.shape[0], B.shape[-1])
-        out = A.new_full(shape, math.nan, dtype=out_dtype or A.dtype)
+    assert starts.dtype == torch.int32 and starts.is_contiguous() and starts.data_ptr() % 16 == 0
     for tensor in (A, B, out):
         assert_copied_by_tiles(tensor)
-    groups = zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)
-    for group, (start, end) in enumerate(groups):
+    assert concat_layout in (None, ("B",), ("out",))
+    right = in_turns(B) if concat_layout == ("B",) else B
+    for group, (start, end) in enumerate(groups_of(starts)):
         if cu_seqlens_m is not None:
-            assert A.stride(-1) == 1 and out.stride(-1) == 1 and B.ndim == 3 and A.shape[1] == B.shape[1]
-            rows = A[start:end] if A_idx is None else A[A_idx[start:end].long()]
-            out[start:end] = (rows.float() @ B[group].float()).to(out.dtype)
+            assert A.stride(-1) == 1 and out.stride(-1) == 1 and right.ndim == 3 and A.shape[1] == right.shape[1]
+            product = A[start:end].float() @ right[group].float() + (0 if bias is None else bias[group].float())
+            out[start:end] = product.to(out.dtype)
         else:
-            assert A.stride(-2) == 1 and B.stride(-1) == 1 and out.shape == (len(starts) - 1, len(A), B.shape[1])
-            columns = A[:, start:end] if A_idx is None else A[:, A_idx[start:end].long()]
-            out[group] = (columns.float() @ B[start:end].float()).to(out.dtype)
-    return out
+            assert (
+                A.stride(-2) == 1 and right.stride(-1) == 1 and out.shape == (len(starts) - 1, len(A), right.shape[1])
+            )
+            out[group] = (A[:, start:end].float() @ right[start:end].float()).to(out.dtype)
+    if concat_layout == ("out",):
+        out.copy_(in_halves(out))
+
+
+def groups_of(starts: Tensor) -> list[tuple[int, int]]:
+    return list(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True))
+
+
+def in_turns(matrices: Tensor) -> Tensor:
+    """Halves along the direction that is not that of memory, as if they lay there in turns."""
+    turned = matrices if matrices.stride(-2) == 1 else matrices.mT
+    both = torch.stack(turned.chunk(2, dim=-1), dim=-1).flatten(-2)
+    return both if matrices.stride(-2) == 1 else both.mT
+
+
+def in_halves(matrices: Tensor) -> Tensor:
+    """What lies in turns along that direction, in halves."""
+    turned = matrices if matrices.stride(-2) == 1 else matrices.mT
+    both = torch.cat((turned[..., ::2], turned[..., 1::2]), dim=-1)
+    return both if matrices.stride(-2) == 1 else both.mT
+
+
+def pack(first, second):
+    return torch.stack((first, second), dim=-1)
+
+
+def unpack(pair):
+    return pair.unbind(-1)
+
+
+def swiglu(gate, up):
+    return torch.nn.functional.silu(gate) * up
+
+
+def swiglu_oai(gate, up, alpha=1.702, limit=math.inf):
+    gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return gate * torch.sigmoid(alpha * gate) * (up + 1)
+
+
+def dswiglu(gate, up, gradient):
+    share = torch.sigmoid(gate)
+    of_gate = gradient * up * share * (1 + gate * (1 - share))
+    return of_gate, gradient * gate * share, swiglu(gate, up)
+
+
+def dswiglu_oai(gate, up, gradient, alpha=1.702, limit=math.inf):
+    clamped, widened = gate.clamp(max=limit), up.clamp(-limit, limit) + 1
+    share = torch.sigmoid(alpha * clamped)
+    of_gate = gradient * widened * share * (1 + alpha * clamped * (1 - share)) * (gate <= limit)
+    return of_gate, gradient * clamped * share * (up.abs() <= limit), clamped * share * widened
+
+
+def named(kind):
+    return lambda name, *, scaled=False: (kind, name, scaled)
+
+
+def gemm_epilogue(function, *, outputs, mode, ops=None, reduces=None):
+    """A product of variable length in M, of whose tiles ``function`` makes what is stored; here a group is one tile."""
+    assert mode in ("acc_pair", "packed_cd_b16x2")
+
+    @unlike_autocast
+    def product(
+        A, B, C=None, *, out, cu_seqlens_m, config=None, tuned=True, concat_layout=None, **operands  # noqa: N803  # quack's
+    ):  # fmt: skip
+        assert A.dtype == B.dtype and A.dtype in (torch.float16, torch.bfloat16) and set(operands) == set(ops or {})
+        assert set(out) == {"D", *outputs} and cu_seqlens_m.dtype == torch.int32
+        for tensor in (A, B, *out.values(), *([] if C is None else [C])):
+            assert_copied_by_tiles(tensor)
+        assert (C is not None) == (mode == "packed_cd_b16x2") and concat_layout in (None, ("B",))
+        sums = {name: A.new_full((len(A),), math.nan, dtype=torch.float32) for name in reduces or {}}
+        weights = B if concat_layout is None else in_turns(B)
+        for group, (start, end) in enumerate(groups_of(cu_seqlens_m)):
+            acc = A[start:end].float() @ weights[group].float()
+            pairs = {} if C is None else {"c": C[start:end].float().unflatten(-1, (-1, 2))}
+            for name, value in operands.items():
+                if ops[name][0] == "row":
+                    pairs[name] = value[group].float().unflatten(-1, (-1, 2))
+                else:
+                    assert value.dtype == torch.float32 and value.shape == (len(A),)
+                    pairs[name] = value[start:end, None]
+            found = function(acc if C is not None else acc.unflatten(-1, (-1, 2)), **pairs)
+            out["D"][start:end] = found["D"].flatten(-2).to(A.dtype)
+            for name in outputs:
+                out[name][start:end] = found[name].to(A.dtype)
+            for name, sum_ in sums.items():
+                one, other = found[name]
+                sum_[start:end] = (one * other).sum(-1)
+        return out | sums
+
+    return product
 
 
 def assert_copied_by_tiles(tensor: Tensor) -> None:

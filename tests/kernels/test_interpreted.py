@@ -14,7 +14,7 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
-AGREEMENT = ["test_rounding.py", "test_conformance.py", "../testing/test_liger_raw.py"]
+AGREEMENT = ["test_rounding.py", "test_conformance.py", "test_quack.py", "../testing/test_liger_raw.py"]
 LOSSES = ["test_triton_losses.py", "test_distillation_loss.py", "test_distillation_chunks.py"]
 CONTRACTS = ["test_conformance.py", "test_operators.py", "test_cross_entropy.py", "test_load_balancing.py"]
 REST = [*CONTRACTS, "test_liger.py", "test_triton.py"]
@@ -64,4 +64,4 @@ def test_the_triton_losses_keep_theirs_in_the_interpreter():
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_experts_keep_their_contracts_in_the_interpreter():
-    run_interpreted([*REST, "test_experts.py"], "(moe or sentinel) and not liger")
+    run_interpreted([*REST, "test_experts.py", "test_quack.py"], "(moe or sentinel or experts) and not liger")

@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from kernelkit.hardware import Hardware, HardwareRequirement
-from kernelkit.kernels.cross_entropy_loss import quack as cross_entropy
+from kernelkit.kernels import requirements
 from kernelkit.registry import default_registry
 from kernelkit.testing import check_kernel
 from kernelkit.testing.checks import CHECKS
 from tests.kernels import quack_stand_in
-from tests.kernels.judge import DEVICES, INTERPRETED, assert_as_good_as_eager, built, call_of, run
+from tests.kernels.judge import DEVICES, HALF, INTERPRETED, assert_as_good_as_eager, built, call_of, run, with_gradient
 
 ADAPTERS = [f"kernelkit.kernels.{op}.quack_kernels" for op in ("rms_norm", "moe_experts", "cross_entropy_loss")]
-INSTALLED = {"quack-kernels": "0.6.5", "nvidia-cutlass-dsl": "4.8.1"}
+ADAPTERS += [f"kernelkit.kernels.moe_experts.quack_{part}_kernels" for part in ("grouped", "epilogues")]
+INSTALLED = {"quack-kernels": "0.6.5", "nvidia-cutlass-dsl": "4.8.1", "triton": "3.6.0"}
 SPECS = [pytest.param(spec, id="-".join(spec.key)) for spec in default_registry().list(name="quack")]
 
 each_device = pytest.mark.parametrize("device", DEVICES)
@@ -28,8 +29,8 @@ with_stand_ins = pytest.mark.usefixtures("calls")
 @pytest.fixture(scope="module")
 def calls():
     """The calls of quack's products, as its stand-in sees them."""
-    if INTERPRETED or find_spec("quack"):
-        pytest.skip("the stand-ins are for machines without quack, and need no second run in the interpreter's")
+    if find_spec("quack"):
+        pytest.skip("the stand-ins are for machines without quack")
     seen = []
     stand_ins = quack_stand_in.modules(seen)
     sys.modules.update(stand_ins)
@@ -49,12 +50,25 @@ def quack(device, request):
     """Gives a kernel by the name of its op."""
     if device == "cpu":
         request.getfixturevalue("calls")
-        return lambda op, variant="standard": default_registry().get(op, variant, "quack").build()
-    return lambda op, variant="standard": built(default_registry().get(op, variant, "quack"), device, torch.bfloat16)
+
+    def kernel(op, variant="standard"):
+        spec = default_registry().get(op, variant, "quack")
+        if device != "cpu":
+            return built(spec, device, torch.bfloat16)
+        skip_unless_it_runs(spec)
+        return spec.build()
+
+    return kernel
+
+
+def skip_unless_it_runs(spec):
+    if (spec.op == "moe_experts") != INTERPRETED:
+        pytest.skip("the experts' sums are Triton's, and need its interpreter; the rest is no different there")
 
 
 def anywhere(spec):
-    return spec.model_copy(update={"hardware": HardwareRequirement(), "packages": (), "probe": None})
+    packages = tuple(package for package in spec.packages if "triton" in package)
+    return spec.model_copy(update={"hardware": HardwareRequirement(), "packages": packages, "probe": None})
 
 
 def machine(capability=(9, 0), **packages):
@@ -67,6 +81,7 @@ def machine(capability=(9, 0), **packages):
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("spec", SPECS)
 def test_around_stand_ins_every_adapter_passes_every_check(spec, check):
+    skip_unless_it_runs(spec)
     verdict = check_kernel(anywhere(spec), device="cpu", checks=[check])
     assert verdict.passed, str(verdict)
 
@@ -90,7 +105,7 @@ def test_where_it_cannot_run_it_says_why(spec, hardware, reason):
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_where_it_can_run_nothing_is_in_its_way(spec, monkeypatch):
-    monkeypatch.setattr(cross_entropy, "find_spec", lambda name: cutlass_in("/env/lib/site-packages"))
+    monkeypatch.setattr(requirements, "find_spec", lambda name: cutlass_in("/env/lib/site-packages"))
     assert spec.problem(machine(), dtype="bfloat16") is None
     blackwell = spec.problem(machine((10, 0)))
     assert blackwell is None or (spec.op == "cross_entropy_loss" and "9.0 or lower" in blackwell)
@@ -108,9 +123,10 @@ def cutlass_in(folder):
         (cutlass_in("/usr/lib/python3/dist-packages"), None),
     ],
 )
-def test_the_loss_asks_for_a_folder_that_quack_takes_the_dsl_from(found, reason, monkeypatch):
-    monkeypatch.setattr(cross_entropy, "find_spec", lambda name: found)
-    said = default_registry().get("cross_entropy_loss", "standard", "quack").problem(machine())
+@pytest.mark.parametrize("op", ["cross_entropy_loss", "moe_experts"])
+def test_epilogues_ask_for_a_folder_that_quack_takes_the_dsl_from(op, found, reason, monkeypatch):
+    monkeypatch.setattr(requirements, "find_spec", lambda name: found)
+    said = default_registry().get(op, "standard", "quack").problem(machine())
     assert said is None if reason is None else said.startswith(reason)
 
 
@@ -225,28 +241,46 @@ def test_a_norm_of_rows_that_begin_anywhere_in_memory(width, wide, quack, device
 def expert_arguments(device, hidden=32, width=16):
     generator = torch.Generator(device).manual_seed(0)
     states, up, down = (
-        torch.randn(size, generator=generator, device=device).bfloat16() * 0.2
+        torch.randn(size, generator=generator, device=device).to(HALF) * 0.2
         for size in ((6, hidden), (4, 2 * width, hidden), (4, hidden, width))
     )
     index = torch.rand(6, 4, generator=generator, device=device).argsort(-1)[:, :2]
-    weights = torch.rand(6, 2, generator=generator, device=device).bfloat16()
+    weights = torch.rand(6, 2, generator=generator, device=device).to(HALF)
     return {
         "hidden_states": states, "top_k_index": index, "top_k_weights": weights, "gate_up_proj": up, "down_proj": down,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("device", ["cpu"])
-def test_experts_are_six_products_in_which_tokens_are_gathered(quack, products):
-    arguments = expert_arguments("cpu")
-    run(quack("moe_experts"), call_of("moe_experts", arguments))
-    assert not any(call["tuned"] for call in products)
-    by_rows = [call for call in products if "cu_seqlens_m" in call]
-    assert [call["A_idx"] is not None for call in by_rows] == [True, False, True, False]
-    by_experts = [call for call in products if "cu_seqlens_k" in call]
-    assert [call["A_idx"] is not None for call in by_experts] == [True, True]
-    for call in products:
-        gathered = call["A"].shape[0 if "cu_seqlens_m" in call else 1]
-        assert gathered == (6 if call["A_idx"] is not None else 12)
+def test_experts_are_six_products_of_fixed_tiles_and_none_but_gate_and_up_is_kept(quack, products):
+    kernel, call = quack("moe_experts"), with_gradient(call_of("moe_experts", expert_arguments("cpu")))
+    (output,), kept = saved_by(lambda: call(kernel))
+    assert len(products) == 2
+    output.sum().backward()
+    assert len(products) == 6 and all(call["config"] is not None for call in products)
+    assert ["cu_seqlens_k" in call for call in products] == [False, False, False, True, True, False]
+    rows = [tuple(tensor.shape) for tensor in kept if len(tensor) == 12 and tensor.is_floating_point()]
+    assert rows == [(12, 32)]
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+def test_experts_that_are_frozen_cost_no_product(quack, products):
+    kernel, call = quack("moe_experts"), with_gradient(call_of("moe_experts", expert_arguments("cpu")))
+    trained = run(kernel, call)
+    products.clear()
+    for name in ("gate_up_proj", "down_proj"):
+        call.arguments[name].requires_grad_(False)
+    (output,) = call(kernel)
+    output.backward(*call.cotangents_of([output]))
+    assert len(products) == 4
+    assert torch.equal(call.arguments["hidden_states"].grad, trained.gradients[0])
+
+
+def saved_by(forward):
+    """What ``forward`` gives, and the tensors that autograd keeps of it."""
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        return forward(), kept
 
 
 @each_device

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from kernelkit.kernels.requirements import QUACK
+from kernelkit.kernels.requirements import QUACK_EPILOGUES, TRITON
 from kernelkit.spec import KernelSpec
+
+ASKED = QUACK_EPILOGUES | {
+    "packages": (*QUACK_EPILOGUES["packages"], *TRITON["packages"]),
+    "dtypes": ("bfloat16", "float16"),
+}
 
 SPECS = tuple(
     KernelSpec(
@@ -11,9 +16,9 @@ SPECS = tuple(
         variant=variant,
         name="quack",
         factory=f"{__name__}_kernels:{function}",
-        **{**QUACK, "dtypes": ("bfloat16", "float16")},
-        description="As torch, in quack's products, which gather the tokens themselves; for sizes that are multiples "
-        "of 8, and compiled at the first call.",
+        **ASKED,
+        description="Grouped products of quack, with the activation and its backward inside of them; for sizes that "
+        "are multiples of 8, and compiled at the first call.",
     )
     for variant, function in (("standard", "moe_experts"), ("gpt_oss", "gpt_oss"))
 )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,52 +16,11 @@ from kernelkit.kernels.swiglu_mlp.eager import ALPHA, LIMIT
 from kernelkit.spec import KernelSpec
 
 
-class Scattered(NamedTuple):
-    """Rows [S, H] that are still where their tokens are: ``states`` [T, H] and the ``tokens`` [S] of the rows."""
-
-    states: Tensor
-    tokens: Tensor
-
-    def gathered(self) -> Tensor:
-        """The rows."""
-        return self.states.index_select(0, self.tokens)
-
-
-class Products(NamedTuple):
-    """Whose grouped products the experts are made of.
-
-    Attributes:
-        impl: the implementation that is made of them.
-        mm: as ``grouped_mm``.
-        outer: as ``grouped_outer``.
-        gather: both take ``Scattered`` rows too.
-    """
-
-    impl: str
-    mm: Callable[..., Tensor]
-    outer: Callable[..., Tensor]
-    gather: bool = False
-
-    def rows(self, states: Tensor, tokens: Tensor) -> Tensor | Scattered:
-        """The rows of the ``tokens``, as the products take them."""
-        rows = Scattered(states, tokens)
-        return rows if self.gather else rows.gathered()
-
-
-TORCH = Products("torch", grouped_mm, grouped_outer)
-
-
 def moe_experts(
-    hidden_states: Tensor,
-    top_k_index: Tensor,
-    top_k_weights: Tensor,
-    gate_up_proj: Tensor,
-    down_proj: Tensor,
-    *,
-    products: Products = TORCH,
+    hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor, gate_up_proj: Tensor, down_proj: Tensor
 ) -> Tensor:
     """Sort the choices by expert, run each expert on its rows, and add up in float32. Nothing waits for the device."""
-    return _apply(products, hidden_states, top_k_index, top_k_weights, gate_up_proj, down_proj, None, None, None)
+    return _apply(hidden_states, top_k_index, top_k_weights, gate_up_proj, down_proj, None, None, None)
 
 
 def gpt_oss(
@@ -75,22 +33,18 @@ def gpt_oss(
     down_proj_bias: Tensor,
     alpha: float = ALPHA,
     limit: float = LIMIT,
-    *,
-    products: Products = TORCH,
 ) -> Tensor:
     """The same for the experts of gpt-oss."""
     rest = gate_up_proj_bias, down_proj_bias, (alpha, limit)
-    return _apply(products, hidden_states, top_k_index, top_k_weights, gate_up_proj, down_proj, *rest)
+    return _apply(hidden_states, top_k_index, top_k_weights, gate_up_proj, down_proj, *rest)
 
 
-def _apply(
-    products: Products, states: Tensor, index: Tensor, weights: Tensor, up: Tensor, down: Tensor, *rest: Any
-) -> Tensor:
+def _apply(states: Tensor, index: Tensor, weights: Tensor, up: Tensor, down: Tensor, *rest: Any) -> Tensor:
     # Autocast leaves biases as they are, and what they are added to is then as wide.
     inputs, up, down = as_in_a_product(states, up, down)
     *biases, clamp = rest
     routing = route(index, len(up))
-    arguments = (inputs, weights, up, down, *biases, index, *routing, clamp, products)
+    arguments = (inputs, weights, up, down, *biases, index, *routing, clamp)
     output: Tensor = _Experts.apply(*arguments)  # type: ignore[no-untyped-call]  # untyped in torch
     return output.to(states.dtype)
 
@@ -117,15 +71,14 @@ class _Experts(torch.autograd.Function):
         back: Tensor,
         ends: Tensor,
         clamp: tuple[float, float] | None,
-        products: Products,
     ) -> Tensor:
-        routing, ctx.clamp, ctx.products = Routing(experts, order, back, ends), clamp, products
+        routing, ctx.clamp = Routing(experts, order, back, ends), clamp
         if len(states) == 0:
             gate_up, output = states.new_empty(0, ends.shape[0]), torch.zeros_like(states)
         else:
-            rows = products.rows(states, order // index.shape[1])
-            gate_up = _biased(products.mm(rows, _right(gate_up_proj, clamp), ends), gate_up_bias, experts)
-            rows = products.mm(_activate(gate_up, clamp).to(states.dtype), _right(down_proj, clamp), ends)
+            rows = states.index_select(0, order // index.shape[1])
+            gate_up = _biased(grouped_mm(rows, _right(gate_up_proj, clamp), ends), gate_up_bias, experts)
+            rows = grouped_mm(_activate(gate_up, clamp).to(states.dtype), _right(down_proj, clamp), ends)
             output = _sum_of_choices(_biased(rows, down_bias, experts), weights, index, routing, len(ends))
         ctx.save_for_backward(
             states, weights, gate_up_proj, down_proj, gate_up_bias, down_bias, index, *routing, gate_up
@@ -135,20 +88,18 @@ class _Experts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            raise RuntimeError(
-                f"moe_experts: the backward of {ctx.products.impl} has no autograd formula, so create_graph=True fails"
-            )
+            raise RuntimeError("moe_experts: the backward of torch has no autograd formula, so create_graph=True fails")
         states, weights, gate_up_proj, down_proj, gate_up_bias, down_bias, index, *routing, gate_up = ctx.saved_tensors
         experts, order, back, ends = routing
         if len(states) == 0:
             some = states, weights, gate_up_proj, down_proj, gate_up_bias, down_bias
-            return *(None if tensor is None else torch.zeros_like(tensor) for tensor in some), *[None] * 7
-        clamp, products, tokens = ctx.clamp, ctx.products, order // index.shape[1]
-        of_rows = products.rows(gradient.to(states.dtype), tokens)
+            return *(None if tensor is None else torch.zeros_like(tensor) for tensor in some), *[None] * 6
+        clamp, tokens = ctx.clamp, order // index.shape[1]
+        of_rows = gradient.to(states.dtype).index_select(0, tokens)
         row_weights = weights.reshape(-1).index_select(0, order).unsqueeze(-1)
 
         # Of the unweighted gradient, since that of the weights is its product with what was activated.
-        of_activated = products.mm(of_rows, _left(down_proj, clamp), ends)
+        of_activated = grouped_mm(of_rows, _left(down_proj, clamp), ends)
         activated = _activate(gate_up, clamp)
         of_row_weights = (of_activated.float() * activated).sum(dim=-1)
         of_gate_up = _activation_gradient(of_activated * row_weights, gate_up, clamp).to(states.dtype)
@@ -156,21 +107,20 @@ class _Experts(torch.autograd.Function):
         of_down = of_up = of_down_bias = of_up_bias = None
         if ctx.needs_input_grad[3]:
             inputs = (activated * row_weights).to(states.dtype)
-            of_down = _weight_gradient(products, inputs, of_rows, ends, clamp)
+            of_down = _weight_gradient(inputs, of_rows, ends, clamp)
         if down_bias is not None:
-            of_rows = of_rows.gathered() if isinstance(of_rows, Scattered) else of_rows
             of_row_weights = of_row_weights + (of_rows.float() * _of_each(down_bias, experts)).sum(dim=-1)
-            of_down_bias = _sum_of_rows(products, row_weights.to(states.dtype), of_rows, ends)
+            of_down_bias = _sum_of_rows(row_weights.to(states.dtype), of_rows, ends)
         if ctx.needs_input_grad[2]:
-            of_up = _weight_gradient(products, products.rows(states, tokens), of_gate_up, ends, clamp)
+            of_up = _weight_gradient(states.index_select(0, tokens), of_gate_up, ends, clamp)
         if gate_up_bias is not None:
-            of_up_bias = _sum_of_rows(products, states.new_ones(len(order), 1), of_gate_up, ends)
+            of_up_bias = _sum_of_rows(states.new_ones(len(order), 1), of_gate_up, ends)
 
-        of_rows = products.mm(of_gate_up, _left(gate_up_proj, clamp), ends)
+        of_rows = grouped_mm(of_gate_up, _left(gate_up_proj, clamp), ends)
         of_states = _sum_of_choices(of_rows, None, index, Routing(*routing), len(ends))
         of_weights = of_row_weights.index_select(0, back).view(index.shape)
         of_weights = torch.where(index < len(ends), of_weights, 0).to(weights.dtype)
-        return of_states.to(states.dtype), of_weights, of_up, of_down, of_up_bias, of_down_bias, *[None] * 7
+        return of_states.to(states.dtype), of_weights, of_up, of_down, of_up_bias, of_down_bias, *[None] * 6
 
 
 def _right(weight: Tensor, clamp: Any) -> Tensor:
@@ -182,10 +132,8 @@ def _left(weight: Tensor, clamp: Any) -> Tensor:
     return weight if clamp is None else weight.transpose(1, 2)
 
 
-def _weight_gradient(
-    products: Products, inputs: Tensor | Scattered, of_outputs: Tensor | Scattered, ends: Tensor, clamp: Any
-) -> Tensor:
-    return products.outer(of_outputs, inputs, ends) if clamp is None else products.outer(inputs, of_outputs, ends)
+def _weight_gradient(inputs: Tensor, of_outputs: Tensor, ends: Tensor, clamp: Any) -> Tensor:
+    return grouped_outer(of_outputs, inputs, ends) if clamp is None else grouped_outer(inputs, of_outputs, ends)
 
 
 def _of_each(bias: Tensor, experts: Tensor) -> Tensor:
@@ -196,10 +144,10 @@ def _biased(rows: Tensor, bias: Tensor | None, experts: Tensor) -> Tensor:
     return rows if bias is None else rows + _of_each(bias, experts)
 
 
-def _sum_of_rows(products: Products, weights: Tensor, rows: Tensor, ends: Tensor) -> Tensor:
+def _sum_of_rows(weights: Tensor, rows: Tensor, ends: Tensor) -> Tensor:
     """[E, I]: the weighted sum of each expert's rows, as a product, which adds up in float32 and in a fixed order."""
     # Products ask for sixteen bytes.
-    return products.outer(weights.expand(-1, 16 // weights.element_size()).contiguous(), rows, ends)[:, 0]
+    return grouped_outer(weights.expand(-1, 16 // weights.element_size()).contiguous(), rows, ends)[:, 0]
 
 
 def _sum_of_choices(rows: Tensor, weights: Tensor | None, index: Tensor, routing: Routing, experts: int) -> Tensor:

@@ -9,23 +9,17 @@ from triton.tools.ragged_tma import create_ragged_descriptor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernelkit.kernels.moe_experts import triton_products_kernels as products
+from kernelkit.kernels.moe_experts.triton_activation_kernels import of_activation
 from kernelkit.kernels.moe_experts.triton_blocks_kernels import Blocks, blocks_for, takes_tma
 from kernelkit.kernels.moe_experts.triton_passes_kernels import schedule
 from kernelkit.kernels.triton_launch import processors
 
 
 class Grouped:
-    """The products of one forward or backward, over the rows [S = T * K] of its choices.
-
-    Args:
-        choices: how many there are.
-        ends: as ``route`` gives them.
-        up, down: the experts' weights.
-        clamp: alpha and limit of gpt-oss, whose weights are [E, depth, columns]; empty for the variant ``standard``.
-    """
+    """See ``fused_kernels``. Gate and up have the order of the weight."""
 
     def __init__(self, choices: int, ends: Tensor, up: Tensor, down: Tensor, clamp: list[float]) -> None:
-        self.turned, self.clamp = bool(clamp), clamp or [0.0, 0.0]
+        self.turned, self.clamp = bool(clamp), clamp
         self.choices, self.ends = choices, ends
         self.up_weight, self.down_weight = (weight.transpose(1, 2) if clamp else weight for weight in (up, down))
         (self.experts, self.hidden, self.width), self.crowd = self.down_weight.shape, choices // len(ends)
@@ -35,26 +29,30 @@ class Grouped:
         self.processors, self.schedules = processors(ends), dict[int, Tensor]()
 
     def up(self, rows: Tensor, bias: Tensor | None, gate_up: Tensor, activated: Tensor) -> None:
-        """Write gate and up [S, 2I] of the ``rows`` [S, H], as the weight has them, and the activation [S, I]."""
+        """Gate and up [S, 2I] of the rows, and the activation [S, I]."""
         blocks = blocks_for(rows, self.crowd, 2 * self.width, self.hidden)
         if self.turned and self.width % 16:  # pairs of gate and up then go out through twice the memory
             blocks = blocks._replace(stages=max(1, blocks.stages - 1))
         weight, options = self._weight(self.up_weight, blocks, halves=not self.turned)
         products.up[(self.processors,)](
             self._rows(rows, blocks), weight, bias, self._schedule(blocks), self.ends, gate_up, activated, self.hidden,
-            self.width, *self.up_weight.stride(), *self.clamp, self.processors, TURNED=self.turned, **options,
+            self.width, *self.up_weight.stride(), *(self.clamp or [0.0, 0.0]), self.processors,
+            TURNED=self.turned, **options,
         )  # fmt: skip
 
     def down(self, activated: Tensor, bias: Tensor | None, output: Tensor) -> None:
-        """Write the rows [S, H] of what the experts give."""
+        """What the experts give [S, H]."""
         self._product(activated, self.down_weight, bias, output)
 
-    def of_activated(self, gradient: Tensor, output: Tensor) -> None:
-        """Write the gradient [S, I] of the activation, without the routing weights, from that of each row's token."""
-        self._product(gradient, self.down_weight.transpose(1, 2), None, output)
+    def of_gate_up(
+        self, gradient: Tensor, weights: Tensor, order: Tensor, gate_up: Tensor, of_gate_up: Tensor, activated: Tensor
+    ) -> Tensor:
+        """The gradient [S, 2I] of gate and up, the weighted activation [S, I], and the routing's gradient [S]."""
+        self._product(gradient, self.down_weight.transpose(1, 2), None, activated)
+        return of_activation(activated, weights, gate_up, order, self.ends, of_gate_up, self.clamp)
 
     def of_rows(self, of_gate_up: Tensor, output: Tensor) -> None:
-        """Write the gradient [S, H] of the rows that the experts were given."""
+        """The gradient [S, H] of the rows."""
         self._product(of_gate_up, self.up_weight.transpose(1, 2), None, output)
 
     def _product(self, rows: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor) -> None:
@@ -67,12 +65,12 @@ class Grouped:
         )  # fmt: skip
 
     def of_down(self, gradient: Tensor, activated: Tensor, output: Tensor) -> None:
-        """Write the gradient of the second weight, from that of each row's token and the weighted activation."""
+        """The gradient of the second weight."""
         self._of_weight(gradient, activated, not self.turned, output)
 
-    def of_up(self, states: Tensor, of_gate_up: Tensor, output: Tensor) -> None:
-        """Write the gradient of the first weight, from the states [S, H] of each row's token."""
-        self._of_weight(states, of_gate_up, self.turned, output)
+    def of_up(self, rows: Tensor, of_gate_up: Tensor, output: Tensor) -> None:
+        """The gradient of the first weight."""
+        self._of_weight(rows, of_gate_up, self.turned, output)
 
     def _of_weight(self, of_tokens: Tensor, other: Tensor, tokens_first: bool, output: Tensor) -> None:
         height, width = output.shape[1:]
