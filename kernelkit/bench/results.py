@@ -20,9 +20,10 @@ Written by `kernelkit bench`; do not edit. Forward, and forward with backward, i
 the device alone, by replays of a CUDA graph, or of what takes long or cannot be captured, marked *, by events around
 calls in a row. Inputs are not in its cache. The implementations of a shape take turns; on the H100 they followed one
 another, and where the GPU had rested before one, that is up to a tenth too fast. The floor is what a call must move or
-multiply, at the rates of a plain copy and of one large product in the same run. Peak is memory over the inputs and the
-returned gradients. Whole steps follow one another as in training: time is by the clock around four of them, and peak is
-all memory. Each is measured in a process of its own, and its latest run stays, so that the cases of a table may be of
+multiply, at the rates of a plain copy and of one large product in the same run. Liger's experts tune themselves for
+minutes at each shape, and on the H200 were measured at the first alone. Peak is memory over the inputs and the returned
+gradients. Whole steps follow one another as in training: time is by the clock around four of them, and peak is all
+memory. Each is measured in a process of its own, and its latest run stays, so that the cases of a table may be of
 different cards: two H200s were 3 % apart in the same step of ours, and 11 % in that of Liger's patches.
 """
 
@@ -103,7 +104,7 @@ def _device(slug: str, records: Sequence[Record]) -> Iterator[str]:
     for op in dict.fromkeys(record.op for record in records):
         mine = [record for record in records if record.op == op]
         yield f"### {'Whole steps' if op == STEP else f'`{op}`'}\n"
-        # Ops may come from different runs; those of one op never do, but for steps.
+        # Ops may come from different runs, and so may steps, and the shapes of an op that takes long.
         for run, versions in {each.run: each.versions for each in mine}.items():
             yield f"Run {run}: {', '.join(f'{name} {version}' for name, version in versions.items())}.\n"
         if any(record.ms for record in mine):

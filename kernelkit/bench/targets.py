@@ -11,15 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from kernelkit.bench.records import Pass, Record
 from kernelkit.bench.step_cases import STEP
 
-OURS = "triton"
-"""What is in the name of an implementation, or of a step's case, with our kernels."""
-
 
 class Target(BaseModel):
     """One of them.
 
     Attributes:
         op, variant, shape, passes: of the records that it is for; without a variant, any.
+        impl: what is in the name of the implementations, or of the cases of a step, that it is for.
         ms, tokens_per_s, peak_mib: what is wanted, as in a record.
         bound: what keeps the kernel from it, where something does.
     """
@@ -30,19 +28,20 @@ class Target(BaseModel):
     shape: str
     passes: Pass = Field(alias="pass")
     variant: str | None = None
+    impl: str = "triton"
     ms: float | None = None
     tokens_per_s: float | None = None
     peak_mib: float | None = None
     bound: str = ""
 
     def best(self, records: Sequence[Record]) -> Record | None:
-        """The fastest of ours."""
+        """The fastest of those implementations."""
         ours = [
             record
             for record in records
             if (record.op, record.shape, record.passes) == (self.op, self.shape, self.passes)
             and self.variant in (None, record.variant)
-            and OURS in record.impl
+            and self.impl in record.impl
             and record.ms is not None
         ]
         return min(ours, key=lambda record: record.ms or 0.0, default=None)
@@ -69,7 +68,7 @@ def read_targets(path: Path) -> dict[str, list[Target]]:
 
 
 def rows(targets: Sequence[Target], records: Sequence[Record]) -> Iterator[tuple[str, str, str, str, str]]:
-    """Op and shape, pass, what is wanted, what was reached, and whether that is it, or what bounds it."""
+    """Op and shape, pass, what is wanted, what was reached and by what, and whether that is it, or what bounds it."""
     for target in targets:
         record = target.best(records)
         if record is None:
@@ -78,7 +77,7 @@ def rows(targets: Sequence[Target], records: Sequence[Record]) -> Iterator[tuple
         met = "met" if target.met_by(record) else target.bound or "not met"
         wanted = _text(target.ms, target.tokens_per_s, target.peak_mib)
         reached = _text(target.ms and record.ms, record.tokens_per_s, target.peak_mib and record.peak_mib)
-        yield f"{name}, {target.shape}", target.passes, wanted, reached, met
+        yield f"{name}, {target.shape}", target.passes, wanted, f"{reached} ({record.impl})", met
 
 
 def _at_most(value: float | None, limit: float | None) -> bool:

@@ -72,10 +72,18 @@ def test_what_is_wanted_is_set_against_the_fastest_of_ours_or_what_bounds_it(tmp
     )
     text = publish(tmp_path, [*kernels, slow, fast]).read_text()
     assert [line for line in rows(text) if "batch=" in line] == [
-        "| `rms_norm`, batch=4 hidden_size=64 | fwd | 1.5 ms, 12 MiB | 1.25 ms, 12 MiB | met |",
-        "| `rms_norm`, batch=4 hidden_size=64 | fwd+bwd | 1.5 ms | 2 ms | memory |",
-        "| qwen3, batch=8 | fwd+bwd | 100 tokens/s | 101 tokens/s | met |",
+        "| `rms_norm`, batch=4 hidden_size=64 | fwd | 1.5 ms, 12 MiB | 1.25 ms, 12 MiB (triton) | met |",
+        "| `rms_norm`, batch=4 hidden_size=64 | fwd+bwd | 1.5 ms | 2 ms (triton) | memory |",
+        "| qwen3, batch=8 | fwd+bwd | 100 tokens/s | 101 tokens/s (injected, preset: triton) | met |",
     ]
+
+
+def test_a_target_may_be_for_another_implementation(tmp_path, made_up):
+    (tmp_path / "targets.yaml").write_text(
+        "NVIDIA H200:\n  - {op: rms_norm, shape: batch=4 hidden_size=64, pass: fwd, ms: 1.5, impl: quack}\n"
+    )
+    text = publish(tmp_path, [made_up("triton", ms=1.0), made_up("quack", ms=1.25)]).read_text()
+    assert "| 1.25 ms (quack) | met |" in text
 
 
 def test_what_our_targets_are_for_was_measured():
