@@ -45,7 +45,7 @@ class Grouped(Protocol):
 
         Args:
             gradient: [S, H], that of each row's token.
-            weights, order: the routing weights [T, K], and which of them is whose row's.
+            weights, order: the routing weights [T, K], and for each row the number of its own.
             gate_up: as ``up`` wrote it.
             of_gate_up, activated: written.
 
