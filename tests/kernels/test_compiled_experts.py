@@ -129,6 +129,6 @@ def train(module, variant, tokens, hidden=2048, width=768, experts=4, top_k=4, d
     up, down = (experts, 2 * width, hidden), (experts, hidden, width)
     turned = variant == "gpt_oss"
     shapes = [(experts, hidden, 2 * width), (experts, width, hidden), up[:2], down[:2]] if turned else [up, down]
-    rest = [torch.zeros(shape, dtype=dtype) for shape in shapes]
+    rest = [torch.zeros(shape, dtype=dtype, requires_grad=True) for shape in shapes]
     kernel = module.gpt_oss if turned else module.moe_experts
     kernel(states, index, weights.to(dtype), *rest).sum().backward()
