@@ -35,8 +35,8 @@ Column = tuple[str, Callable[[Record | None, Record | None], str]]
 def publish(folder: Path, records: Sequence[Record]) -> Path:
     """Take ``records`` of a run on a GPU into ``folder``: ``results/<gpu>.json``, charts, and ``RESULTS.md``.
 
-    They replace all earlier ones of the same ops on the same device, since only what was measured together compares; a
-    whole step, which is measured alone, replaces itself.
+    They replace all earlier ones of the same ops on the same device, since only those of a shape that were measured
+    together compare; a whole step, which is measured alone, replaces itself.
     What ``targets.yaml`` of ``folder`` wants, if it is there, is set against them.
     Where ``folder`` is that of a checkout, the package beside it gets the order in which all results put the
     implementations, for the presets ``fastest-*``.
@@ -104,7 +104,7 @@ def _device(slug: str, records: Sequence[Record]) -> Iterator[str]:
     for op in dict.fromkeys(record.op for record in records):
         mine = [record for record in records if record.op == op]
         yield f"### {'Whole steps' if op == STEP else f'`{op}`'}\n"
-        # Ops may come from different runs, and so may steps, and the shapes of an op that takes long.
+        # Ops may come from different runs, and so may steps, and the shapes of an op.
         for run, versions in {each.run: each.versions for each in mine}.items():
             yield f"Run {run}: {', '.join(f'{name} {version}' for name, version in versions.items())}.\n"
         if any(record.ms for record in mine):

@@ -85,15 +85,11 @@ def training_cases(hardware: Hardware) -> Iterator[StepCase]:
 
 def expert_cases(hardware: Hardware) -> Iterator[StepCase]:
     """Those with quack's experts between our Triton kernels, where they run on ``hardware``."""
-    if runs("triton", hardware, default_registry()) and _quack_runs(hardware):
+    if default_registry().get("moe_experts", "standard", "quack").problem(hardware) is None:
         ops = {"preset": "triton", "moe_experts": "quack"}
         yield StepCase("preset: triton, moe_experts: quack", ops=ops)
         yield StepCase("injected, preset: triton, moe_experts: quack", "injected", ops=ops)
         yield StepCase("preset: triton, moe_experts: quack, compiled", ops=ops, compiled=True)
-
-
-def _quack_runs(hardware: Hardware) -> bool:
-    return default_registry().get("moe_experts", "standard", "quack").problem(hardware) is None
 
 
 def step_cases(models: Models, hardware: Hardware) -> list[StepCase]:

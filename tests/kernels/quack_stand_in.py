@@ -7,6 +7,7 @@ Sources: ``rmsnorm.py``, ``gemm_interface.py`` with ``gemm.py``, ``epilogue/fron
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,16 @@ FLOATS = {torch.float16, torch.bfloat16, torch.float32}
 
 unlike_autocast = torch.autocast("cpu", enabled=False)
 """Quack multiplies in kernels of its own, of which autocast knows nothing."""
+
+
+@dataclass(frozen=True)
+class GemmConfig:
+    tile_m: int = 128
+    tile_n: int = 192
+    pingpong: bool = True
+    is_dynamic_persistent: bool = True
+    cluster_m: int = 2
+    cluster_n: int = 1
 
 
 def modules(calls: list[dict[str, Any]]) -> dict[str, ModuleType]:
@@ -36,7 +47,7 @@ def modules(calls: list[dict[str, Any]]) -> dict[str, ModuleType]:
         "quack": {},
         "quack.rmsnorm": {"rmsnorm_fwd": rmsnorm_fwd, "rmsnorm_bwd": rmsnorm_bwd},
         "quack.cute_dsl_utils": {"get_device_capacity": lambda _: (9, 0)},
-        "quack.gemm_config": {"GemmConfig": SimpleNamespace},
+        "quack.gemm_config": {"GemmConfig": GemmConfig},
         "quack.gemm_interface": {"gemm_tuned": SimpleNamespace(fn=recorded(gemm))},
         "quack.activation": {
             "swiglu": swiglu, "dswiglu": dswiglu, "swiglu_oai": swiglu_oai, "dswiglu_oai": dswiglu_oai,
@@ -91,10 +102,10 @@ def assert_rows(x: Tensor, weight: Tensor, *more: Tensor, stored: Tensor | None 
 
 @unlike_autocast
 def gemm(
-    A, B, out, C=None, bias=None, cu_seqlens_m=None, cu_seqlens_k=None, A_idx=None, config=None, concat_layout=None,  # noqa: N803  # quack's
+    A, B, out, *, bias=None, cu_seqlens_m=None, cu_seqlens_k=None, config=None, concat_layout=None,  # noqa: N803  # quack's
 ):  # fmt: skip
     assert A.dtype == B.dtype and A.dtype in (torch.float16, torch.bfloat16)
-    assert (cu_seqlens_m is None) != (cu_seqlens_k is None) and C is A_idx is None
+    assert (cu_seqlens_m is None) != (cu_seqlens_k is None)
     starts = cu_seqlens_k if cu_seqlens_m is None else cu_seqlens_m
     assert starts.dtype == torch.int32 and starts.is_contiguous() and starts.data_ptr() % 16 == 0
     for tensor in (A, B, out):
@@ -107,9 +118,7 @@ def gemm(
             product = A[start:end].float() @ right[group].float() + (0 if bias is None else bias[group].float())
             out[start:end] = product.to(out.dtype)
         else:
-            assert (
-                A.stride(-2) == 1 and right.stride(-1) == 1 and out.shape == (len(starts) - 1, len(A), right.shape[1])
-            )
+            assert A.stride(-2) == right.stride(-1) == 1 and out.shape == (len(starts) - 1, len(A), right.shape[1])
             out[group] = (A[:, start:end].float() @ right[start:end].float()).to(out.dtype)
     if concat_layout == ("out",):
         out.copy_(in_halves(out))

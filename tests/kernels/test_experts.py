@@ -76,6 +76,19 @@ def test_a_sentinel_gives_the_weight_of_its_choice_no_gradient(spec, device):
 
 @each_device
 @each_of_ours
+@pytest.mark.parametrize("frozen", ["gate_up_proj", "down_proj"])
+def test_what_is_frozen_changes_no_other_gradient(spec, frozen, device):
+    kernel, call = built(spec, device, HALF), call_with(spec.variant, zipf(device, 12))
+    trained = dict(zip(dict(call.named_leaves()), run(kernel, call).gradients, strict=True))
+    leaves = {name: leaf.requires_grad_(not name.startswith(frozen)) for name, leaf in call.named_leaves()}
+    outputs = call(kernel)
+    torch.autograd.backward(outputs, call.cotangents_of(outputs))
+    for name, leaf in leaves.items():
+        assert leaf.grad is None if name.startswith(frozen) else torch.equal(leaf.grad, trained[name])
+
+
+@each_device
+@each_of_ours
 def test_what_is_no_number_stays_with_its_expert(spec, device):
     index = torch.arange(48, device=device).view(24, 2) % 6
     call = call_with(spec.variant, index)

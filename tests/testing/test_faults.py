@@ -167,3 +167,9 @@ def test_the_command_fails_where_a_kernel_does(monkeypatch):
     monkeypatch.setattr(registry, "_default", [mine])
     done = command("--impl", "broken")
     assert done.exit_code == 1 and "fails accuracy" in done.output
+
+
+def test_tritons_interpreter_is_asked_for_no_kernel_of_the_cutlass_dsl(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    spec = default_registry().get("moe_experts", "standard", "quack")
+    assert check_kernel(spec, device="cpu").skipped == "runs on cuda, not on cpu"

@@ -78,7 +78,7 @@ class _Call(NamedTuple):
     ends: Tensor
     clamp: list[float]
 
-    def products(self, products: type[Grouped]) -> Grouped:
+    def grouped(self, products: type[Grouped]) -> Grouped:
         return products(len(self.order), self.ends, self.gate_up_proj, self.down_proj, self.clamp)
 
 
@@ -92,7 +92,7 @@ def _forward(products: type[Grouped], call: _Call) -> tuple[Tensor, Tensor]:
     output, gate_up = _empty_outputs(*call)
     if not len(output):
         return output, gate_up
-    states, experts = call.states.contiguous(), call.products(products)
+    states, experts = call.states.contiguous(), call.grouped(products)
     activated = states.new_empty(len(gate_up), gate_up.shape[1] // 2)
     rows = states.new_empty(len(gate_up), states.shape[1])
     spread(states, call.back, rows)
@@ -122,7 +122,7 @@ def _backward(
         for each in found:
             each.zero_()
         return found
-    order, back, ends, experts = call.order, call.back, call.ends, call.products(products)
+    order, back, ends, experts = call.order, call.back, call.ends, call.grouped(products)
     gradient, states, weights, index = (
         each.contiguous() for each in (gradient, call.states, call.weights, call.top_k_index)
     )

@@ -17,8 +17,9 @@ SPECS = tuple(
         name="quack",
         factory=f"{__name__}_kernels:{function}",
         **ASKED,
-        description="Grouped products of quack, with the activation and its backward inside of them; for sizes that "
-        "are multiples of 8, and compiled at the first call.",
+        description="Grouped products of quack, with the activation and its backward inside of them; compiled at the "
+        "first call.",
+        refuses="sizes that are no multiples of 8",
     )
     for variant, function in (("standard", "moe_experts"), ("gpt_oss", "gpt_oss"))
 )

@@ -32,7 +32,7 @@ HOPPER = Tiles(
     of_rows=_hopper(tile_n=256, cluster_n=2, pingpong=False),
     of_weights=_hopper(tile_n=192, cluster_n=2),
 )
-"""Of some twenty for each kind these were the fastest, all six in turn on an H200.
+"""Of a dozen for each kind, alone and then in turn with all six on an H200, none was faster by more than runs differ.
 
 Clusters go along columns: of two tiles of rows one would often be empty, since each expert begins with a new pair.
 """
